@@ -270,7 +270,7 @@ class ClientGone(GatewayError):
 class UpstreamError(GatewayError):
     status = 502
     type = "server_error"
-    code = "upstream_error"
+    code: str | None = "upstream_error"
     outcome = "upstream_error"
 
 
