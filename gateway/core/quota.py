@@ -89,3 +89,84 @@ class Rule:
             and (self.qualities is None or quality in self.qualities)
             and (self.endpoints is None or endpoint in self.endpoints)
         )
+
+    def limit_at(self, now: float) -> int:
+        """The limit with the grants that still run at `now` (unix seconds)."""
+        return self.limit + sum(grant.amount for grant in self.grants if grant.until is None or now < grant.until)
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What one request takes from one rule: images, requests, a slot, or micro-dollars."""
+
+    rule: Rule
+    amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class RuleState:
+    """A rule as the store saw it in one decision. Times are unix seconds.
+
+    used: with this request's charge if it was admitted, without it if it was refused. limit: with grants.
+    resets_at: when the window is empty again; None for `total` and `concurrent`. fits_at: for a refusal, when this
+    request would fit; None if it never can, or nobody knows (`concurrent`).
+    """
+
+    rule: Rule
+    amount: int
+    used: int
+    limit: int
+    resets_at: float | None
+    fits_at: float | None
+    refused: bool
+
+    @property
+    def remaining(self) -> int:
+        return max(0, self.limit - self.used)
+
+    @property
+    def never_fits(self) -> bool:
+        """Even an empty window could not hold it."""
+        return self.amount > self.limit
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The store's answer to one request. now: the store's clock, unix seconds."""
+
+    admitted: bool
+    now: float
+    states: tuple[RuleState, ...]
+
+    @property
+    def refusals(self) -> tuple[RuleState, ...]:
+        """The enforced rules that refuse, the one with the latest reset first: a rule that never resets leads."""
+        refusing = [state for state in self.states if state.refused and state.rule.mode == "enforce"]
+        return tuple(sorted(refusing, key=_reset_rank, reverse=True))
+
+    @property
+    def shadowed(self) -> tuple[RuleState, ...]:
+        """The shadow rules that would have refused."""
+        return tuple(state for state in self.states if state.refused and state.rule.mode == "shadow")
+
+
+def _reset_rank(state: RuleState) -> float:
+    if state.rule.unit is Unit.CONCURRENT:
+        return 0.0
+    return float("inf") if state.fits_at is None else state.fits_at
+
+
+def charges(
+    rules: tuple[Rule, ...], *, endpoint: str, model: str, size: str, quality: str, n: int, cost: int | None
+) -> tuple[Charge, ...]:
+    """What an order of `n` images at `cost` micro-dollars takes from each rule that binds it.
+
+    cost None (no price stands in the config) charges no `usd` rule: the config refuses a usd rule over an unpriced
+    model, so this is reached only where no such rule binds.
+    """
+    amounts = {Unit.IMAGES: n, Unit.USD: cost or 0, Unit.REQUESTS: 1, Unit.CONCURRENT: 1}
+    return tuple(
+        Charge(rule, amounts[rule.unit])
+        for rule in rules
+        if rule.binds(endpoint=endpoint, model=model, size=size, quality=quality)
+    )

@@ -1,0 +1,88 @@
+"""What is owed after an outcome, and what an upstream's answer means. Pure tables: contract 4.3 and 5.3.
+
+An order is reserved whole and ends once:
+
+    k images came                -> k charged, the rest refunded      COMMITTED
+    definitely nothing was made  -> refunded                          REFUNDED
+    nobody can know              -> charged and flagged               PRESUMED
+
+Only images and money are refunded. A request counts as a request once anything was sent.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from gateway.core.errors import (
+    GatewayError,
+    OutcomeUnknown,
+    UpstreamAccountExhausted,
+    UpstreamAuthFailed,
+    UpstreamFailed,
+    UpstreamRateLimited,
+    UpstreamRefused,
+)
+
+
+class End(StrEnum):
+    COMMITTED = "committed"
+    REFUNDED = "refunded"
+    PRESUMED = "presumed"
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """How a reservation ends: the final amounts. cost: micro-dollars; requests: 0 gives the request back too."""
+
+    end: End
+    images: int
+    cost: int
+    requests: int
+
+
+def committed(*, ordered: int, cost: int, made: int) -> Settlement:
+    """`made` of `ordered` images came. More than ordered is charged as ordered: a charge never grows."""
+    charged = min(made, ordered)
+    if charged == 0:
+        return Settlement(End.REFUNDED, 0, 0, 1)
+    return Settlement(End.COMMITTED, charged, cost * charged // ordered, 1)
+
+
+def refunded(*, sent: bool) -> Settlement:
+    """Nothing was made. sent: whether any byte of the request went up, for then it stays a request."""
+    return Settlement(End.REFUNDED, 0, 0, 1 if sent else 0)
+
+
+def presumed(*, ordered: int, cost: int) -> Settlement:
+    """Whether it was made cannot be known: charged in full, and flagged as unknown."""
+    return Settlement(End.PRESUMED, ordered, cost, 1)
+
+
+#: Statuses whose request the upstream judged and declined; its own words help the team.
+_REFUSED = frozenset({400, 404, 413, 415, 422})
+
+#: Statuses of a proxy in between that lost the origin: the origin may have worked on.
+_UNKNOWN = frozenset({502, 504})
+
+#: Words in a 429 that speak of the account's balance instead of its rate.
+_BILLING_WORDS = ("billing", "insufficient_quota", "balance", "credit", "exceeded your current quota")
+
+
+def error_for(status: int, *, code: str | None = None, message: str = "") -> type[GatewayError] | None:
+    """The error that an upstream status means, None for a 2xx. code, message: as the upstream's body had them.
+
+    The table is total: any number ends in one row.
+    """
+    if 200 <= status < 300:
+        return None
+    if status in (401, 403):
+        return UpstreamAuthFailed
+    if status in _REFUSED:
+        return UpstreamRefused
+    if status == 402:
+        return UpstreamAccountExhausted
+    if status == 429:
+        words = f"{code or ''} {message}".lower()
+        return UpstreamAccountExhausted if any(word in words for word in _BILLING_WORDS) else UpstreamRateLimited
+    if status in _UNKNOWN or 520 <= status < 530:
+        return OutcomeUnknown
+    return UpstreamFailed

@@ -1,0 +1,43 @@
+"""What the pipeline asks of a ledger. Each call raises StoreUnavailable within a second when the store is away."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from gateway.core.quota import Charge, Rule, RuleState, Verdict
+from gateway.core.settlement import Settlement
+
+
+@dataclass(frozen=True, slots=True)
+class Booking:
+    """Whose order it is and how it stands in the usage ledger. cost: micro-dollars; zone: IANA, its days."""
+
+    team: str
+    zone: str
+    key: str
+    account: str
+    endpoint: str
+    model: str
+    size: str
+    quality: str
+    images: int
+    cost: int
+
+
+class Ledger(Protocol):
+    """Every call names a reservation by its id, and the same call again changes nothing."""
+
+    async def admit(self, rid: str, team: str, charges: Sequence[Charge], orders: Sequence[Sequence[int]]) -> Verdict:
+        """Take the slots among `charges` and look whether one of `orders` (indices into it) would fit."""
+
+    async def reserve(self, rid: str, charges: Sequence[Charge], booking: Booking) -> Verdict:
+        """Take all of `charges` or none."""
+
+    async def settle(self, rid: str, settlement: Settlement) -> bool:
+        """End it; False if it had ended before. Never raises: an end that cannot be delivered now is kept for later."""
+
+    async def states(self, rules: Sequence[Rule]) -> list[RuleState]:
+        """Each rule as it stands."""
+
+    async def usage(self, teams: Sequence[tuple[str, str]]) -> dict[str, dict[str, dict[str, int]]]:
+        """For (team, zone): team -> "day" and "month" (the present ones) -> usage field -> number."""

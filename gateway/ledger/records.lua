@@ -1,0 +1,72 @@
+-- Reservations: their records, their leases and the usage they are booked under. It stands before each script.
+--
+-- A record: state    admitted (slots held, nothing charged) -> reserved -> committed | refunded | presumed
+--           team     slots    counters whose slots it holds
+--           charges  [{k counter, w kind, at window start or slice, unit, amount}, ...]
+--           labels   key|account|model|size|quality|endpoint      periods  [team:2026-11-22, team:2026-11]
+--           images, cost   of the whole order
+local KEEP = 3600 * 1000      -- how long an ended reservation is remembered, so that a repeated call changes nothing
+local KEEP_PRESUMED = 24 * KEEP -- how long a definite outcome may still replace a presumption
+local AWAY = 10 * 1000        -- no call for this long: the store was away, and so were the renewals of its leases
+local GRACE = 30 * 1000       -- after that, no lease ends for this long
+local USAGE_KEPT = 400 * 86400
+
+local function record(id)
+  return unpacked(redis.call('HGET', RECORDS, id))
+end
+
+local function keep(id, rec)
+  redis.call('HSET', RECORDS, id, cmsgpack.pack(rec))
+end
+
+local function free_slots(rec)
+  for _, name in ipairs(rec.slots or {}) do
+    if redis.call('HINCRBY', COUNTERS, name, -1) < 0 then redis.call('HSET', COUNTERS, name, 0) end
+  end
+  rec.slots = {}
+end
+
+-- Takes the slots of ask.counters that `rec` does not hold yet, for `lease` ms.
+local function take_slots(id, rec, ask, seen, states, now)
+  local held = {}
+  for _, name in ipairs(rec.slots) do held[name] = true end
+  for _, state in ipairs(states) do
+    local c = ask.counters[state.at]
+    if c.w == 'slot' and not held[c.k] then
+      held[c.k] = true
+      rec.slots[#rec.slots + 1] = c.k
+      add(c, seen[state.at], 1)
+    end
+  end
+  if #rec.slots > 0 then redis.call('ZADD', LEASES, now + ask.lease, id) end
+end
+
+-- Frees the slots of leases that ran out, unless the store is just back from being away.
+local function end_leases(now)
+  local meta = redis.call('HMGET', META, 'last', 'grace')
+  local last, grace = tonumber(meta[1] or now), tonumber(meta[2] or '0')
+  if now - last > AWAY then
+    grace = now + GRACE
+    redis.call('HSET', META, 'grace', grace)
+  end
+  redis.call('HSET', META, 'last', now)
+  if grace > now then return end
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, 200)) do
+    local rec = record(id)
+    if rec then
+      free_slots(rec)
+      keep(id, rec)
+    end
+    redis.call('ZREM', LEASES, id)
+  end
+end
+
+-- Books images and money of a record into the usage of its day and its month, `sign` 1 or -1.
+local function book(rec, kind, images, cost, sign)
+  for _, period in ipairs(rec.periods) do
+    local key = USAGE .. period
+    redis.call('HINCRBY', key, rec.labels .. '|' .. kind .. '|images', sign * images)
+    redis.call('HINCRBY', key, rec.labels .. '|' .. kind .. '|usd', sign * cost)
+    redis.call('EXPIRE', key, USAGE_KEPT)
+  end
+end

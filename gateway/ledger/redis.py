@@ -1,0 +1,250 @@
+"""The ledger in Redis or Valkey: every decision is one script call, so it is atomic over all workers and hosts.
+
+Calls that are made in one turn of the event loop leave as one write on one connection. A call that gets no answer
+within a second is StoreUnavailable; from then on every call is refused at once until the store answers again, which
+is tried twice a second. Because all scripts are idempotent by reservation id, a call is sent again without fear
+when a kept connection turns out to be dead. What could not be ended is kept and delivered when the store is back.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, RedisError
+
+from gateway.core.errors import StoreUnavailable
+from gateway.core.quota import Charge, Rule, RuleState, Verdict
+from gateway.core.settlement import End, Settlement
+from gateway.core.windows import Calendar
+from gateway.ledger import scripts
+from gateway.ledger.base import Booking
+
+DECISION = 0.9  #: seconds until a call is given up: a decision ends within one
+PROBE = 0.5  #: seconds between tries while the store is away
+BEAT = 2.0  #: seconds between beats; five of them without one mean that the store was away (records.lua)
+RENEWAL = 10.0  #: seconds between renewals of a lease of 30
+CONNECTIONS = 8  #: pipelines in flight; what comes meanwhile waits for the next one
+OWED = 20_000  #: undelivered ends kept; more than a worker can have in flight
+
+_AWAY = "The quota store cannot be reached, so nothing was sent. Try again in a few seconds."
+
+#: (team, labels, images, micro-dollars) of a charge that was presumed because nobody ended it.
+Presumed = tuple[str, str, int, int]
+
+
+@dataclass(slots=True)
+class _Call:
+    script: scripts.Script
+    argument: str
+    answer: asyncio.Future[Any]
+
+
+class RedisLedger:
+    """One per worker and event loop. `run` must be running for leases to be renewed and ends to be delivered.
+
+    deadline, patience: seconds until a charge is presumed, and until an admission is forgotten.
+    observe(operation, seconds, failed) is told of every call; presumed(charges) of what a beat ended.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        namespace: str,
+        deadline: float,
+        patience: float,
+        observe: Callable[[str, float, bool], None],
+        presumed: Callable[[list[Presumed]], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=CONNECTIONS,
+            timeout=DECISION,
+            socket_connect_timeout=DECISION / 2,
+            socket_timeout=DECISION,
+            # The default is ten tries with pauses. One more try at once is for a connection that died while idle.
+            retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+            decode_responses=True,
+        )
+        self._client: Redis = Redis.from_pool(pool)
+        self._keys = scripts.keys(namespace)
+        self._scripts = {name: scripts.load(name) for name in ("admit", "reserve", "settle", "beat", "usage")}
+        self._deadline, self._patience = int(deadline * 1000), int(patience * 1000)
+        self._observe, self._presumed, self._clock = observe, presumed, clock
+        self._calendar = Calendar()
+        self._offset = 0  # the store's clock less ours, ms
+        self._waiting: list[_Call] = []
+        self._lanes = asyncio.Semaphore(CONNECTIONS)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._leases: set[str] = set()
+        self._owed: dict[str, Settlement] = {}
+        self._failed = asyncio.Event()
+        self.up = False
+        self.contacted = False  #: whether the store ever answered
+
+    async def admit(self, rid: str, team: str, charges: Sequence[Charge], orders: Sequence[Sequence[int]]) -> Verdict:
+        def ask(now: int) -> str:
+            return scripts.admission(
+                rid, team, charges, orders, calendar=self._calendar, now=now, patience=self._patience
+            )
+
+        return await self._decide("admit", rid, charges, ask)
+
+    async def reserve(self, rid: str, charges: Sequence[Charge], booking: Booking) -> Verdict:
+        def ask(now: int) -> str:
+            return scripts.reservation(rid, charges, booking, calendar=self._calendar, now=now, deadline=self._deadline)
+
+        return await self._decide("reserve", rid, charges, ask)
+
+    async def _decide(self, operation: str, rid: str, charges: Sequence[Charge], ask: Callable[[int], str]) -> Verdict:
+        try:
+            answer = await self._call(operation, ask(self._now()))
+            if answer[0] == -1:  # the windows we named do not hold the store's present: name them by its clock
+                self._offset = answer[1] - int(self._clock() * 1000)
+                answer = await self._call(operation, ask(answer[1]))
+        except StoreUnavailable:
+            # It may have been taken without our knowing. The tombstone this leaves also refuses a late arrival.
+            self._owe(rid, Settlement(End.REFUNDED, 0, 0, 0))
+            raise
+        if answer[0] < 0:
+            raise StoreUnavailable(_AWAY)
+        self._offset = answer[1] - int(self._clock() * 1000)
+        verdict = scripts.verdict(charges, answer)
+        if verdict.admitted:
+            self._leases.add(rid)
+        return verdict
+
+    async def settle(self, rid: str, settlement: Settlement) -> bool:
+        self._leases.discard(rid)
+        try:
+            status, _ = await self._call("settle", scripts.settlement(rid, settlement))
+        except StoreUnavailable:
+            self._owe(rid, settlement)
+            return True
+        return bool(status == 1)
+
+    async def states(self, rules: Sequence[Rule]) -> list[RuleState]:
+        now = self._now()
+        ask = {"counters": [scripts.counter(rule, self._calendar, now) for rule in rules]}
+        return scripts.rule_states(rules, await self._call("usage", scripts.dumps(ask)))
+
+    async def usage(self, teams: Sequence[tuple[str, str]]) -> dict[str, dict[str, dict[str, int]]]:
+        now, prefix = self._now(), self._keys[-1]
+        pipe = self._client.pipeline(transaction=False)
+        for team, zone in teams:
+            for period in scripts.periods(team, zone, now):
+                pipe.hgetall(prefix + period)
+        read = await self._timed("usage", pipe.execute())
+        tables = [{field: int(value) for field, value in table.items()} for table in read]
+        return {team: {"day": tables[2 * i], "month": tables[2 * i + 1]} for i, (team, _) in enumerate(teams)}
+
+    async def run(self) -> None:
+        """Beat until cancelled: renew, presume, deliver what is owed, notice the store's going and coming."""
+        renewed = 0.0
+        while True:
+            due = asyncio.get_running_loop().time() - renewed >= RENEWAL
+            try:
+                await self._beat(list(self._leases) if due or not self.up else [])
+                if due:
+                    renewed = asyncio.get_running_loop().time()
+                await self._deliver()
+            except StoreUnavailable:
+                await asyncio.sleep(PROBE)
+            else:
+                self._failed.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._failed.wait(), BEAT)
+
+    async def close(self) -> None:
+        """Deliver what is owed if that can be done now, and let the connections go."""
+        with contextlib.suppress(StoreUnavailable):
+            await self._deliver()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        await self._client.aclose()
+
+    async def _beat(self, renew: list[str]) -> None:
+        answer = await self._call("beat", scripts.dumps({"renew": renew, "lease": scripts.LEASE}), probing=True)
+        self._offset = answer[0] - int(self._clock() * 1000)
+        ended = [cast("Presumed", tuple(answer[i : i + 4])) for i in range(1, len(answer), 4)]
+        if ended:
+            self._presumed(ended)
+
+    def _owe(self, rid: str, settlement: Settlement) -> None:
+        if len(self._owed) < OWED:
+            self._owed[rid] = settlement
+
+    async def _deliver(self) -> None:
+        for rid, settlement in list(self._owed.items()):
+            await self._call("settle", scripts.settlement(rid, settlement))
+            self._owed.pop(rid, None)
+
+    def _now(self) -> int:
+        """Our best knowledge of the store's clock, unix ms."""
+        return int(self._clock() * 1000) + self._offset
+
+    async def _call(self, operation: str, argument: str, *, probing: bool = False) -> Any:
+        if not self.up and not probing:
+            raise StoreUnavailable(_AWAY)
+        loop = asyncio.get_running_loop()
+        call = _Call(self._scripts[operation], argument, loop.create_future())
+        self._waiting.append(call)
+        if len(self._waiting) == 1:
+            loop.call_soon(self._send_waiting)
+        return await self._timed(operation, call.answer)
+
+    async def _timed(self, operation: str, answer: Awaitable[Any]) -> Any:
+        began = time.perf_counter()
+        failed = True
+        try:
+            async with asyncio.timeout(DECISION):
+                result = await answer
+            failed = False
+        except (RedisError, OSError, TimeoutError) as exc:
+            self.up = False
+            self._failed.set()
+            raise StoreUnavailable(_AWAY) from exc
+        finally:
+            self._observe(operation, time.perf_counter() - began, failed)
+        self.up = self.contacted = True
+        return result
+
+    def _send_waiting(self) -> None:
+        calls, self._waiting = self._waiting, []
+        task = asyncio.create_task(self._send(calls))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _send(self, calls: list[_Call]) -> None:
+        try:
+            async with self._lanes:
+                answers = await self._evaluate(calls, by_sha=True)
+                unknown = [i for i, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+                if unknown:
+                    again = await self._evaluate([calls[i] for i in unknown], by_sha=False)
+                    for i, answer in zip(unknown, again, strict=True):
+                        answers[i] = answer
+        except (RedisError, OSError) as exc:
+            answers = [exc] * len(calls)
+        for call, answer in zip(calls, answers, strict=True):
+            if call.answer.done():  # its caller has stopped waiting
+                continue
+            if isinstance(answer, Exception):
+                call.answer.set_exception(answer)
+            else:
+                call.answer.set_result(answer)
+
+    async def _evaluate(self, calls: list[_Call], *, by_sha: bool) -> list[Any]:
+        pipe = self._client.pipeline(transaction=False)
+        for call in calls:
+            name, body = ("EVALSHA", call.script.sha) if by_sha else ("EVAL", call.script.text)
+            pipe.execute_command(name, body, len(self._keys), *self._keys, call.argument)
+        return await pipe.execute(raise_on_error=False)

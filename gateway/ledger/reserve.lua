@@ -1,0 +1,47 @@
+-- Takes what an order needs from every rule that binds it, all or nothing. A refusal leaves no trace.
+-- ARGV[1], JSON:
+--   id, team    the reservation; the same id again gives the same answer and charges nothing
+--   counters    [{k, w, u = unit, ...}] each once (common.lua: read)
+--   rules       common.lua: judge. Two rules on one counter charge it once
+--   lease       ms that slots are held without a renewal
+--   deadline    ms until the charge is presumed
+--   labels, images, cost   of the whole order, for the usage ledger
+--   days        [[from, till, period, ...], ...] this day and the next: the periods the order is booked under
+-- Gives {status, now, rules...} (common.lua: answer): status 1 reserved, 0 refused, 2 this id was reserved before,
+-- -1 the windows do not hold `now`, -2 this id has ended.
+local ask = cjson.decode(ARGV[1])
+local now = clock()
+end_leases(now)
+
+local rec = record(ask.id)
+if rec and rec.state ~= 'admitted' and rec.state ~= 'reserved' then return {-2, now} end
+local seen = read_all(ask, now)
+if not seen then return {-1, now} end
+
+local again = rec and rec.state == 'reserved'
+local held = {}
+for _, name in ipairs(rec and rec.slots or {}) do held[name] = true end
+local states = judge(ask, seen, now, function(c) return again or held[c.k] end)
+if again then return answer(2, ask, seen, states, now) end
+for _, state in ipairs(states) do
+  if state.binding then return answer(0, ask, seen, states, now) end
+end
+
+rec = rec or {slots = {}, charges = {}, periods = {}}
+rec.state, rec.team, rec.labels, rec.images, rec.cost = 'reserved', ask.team, ask.labels, ask.images, ask.cost
+for _, day in ipairs(ask.days) do
+  if now >= day[1] and now < day[2] then rec.periods = {unpack(day, 3)} end
+end
+take_slots(ask.id, rec, ask, seen, states, now)
+local charged = {}
+for _, state in ipairs(states) do
+  local c = ask.counters[state.at]
+  if c.w ~= 'slot' and not charged[state.at] then
+    charged[state.at] = true
+    add(c, seen[state.at], state.amount)
+    rec.charges[#rec.charges + 1] = {k = c.k, w = c.w, at = seen[state.at].start, unit = c.u, amount = state.amount}
+  end
+end
+redis.call('ZADD', OPEN, now + ask.deadline, ask.id)
+keep(ask.id, rec)
+return answer(1, ask, seen, states, now)

@@ -1,0 +1,171 @@
+"""The Lua scripts, and how what the core speaks of becomes their one JSON argument and back.
+
+The scripts are files beside this one; each is sent with common.lua and records.lua before it. What they take and
+give stands in their first comment. Limits and amounts are integers below 2^53, where Lua's doubles are exact.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.resources import files
+from zoneinfo import ZoneInfo
+
+from gateway.core.quota import Charge, Per, Rule, RuleState, Unit, Verdict
+from gateway.core.settlement import Settlement
+from gateway.core.windows import Calendar
+from gateway.ledger.base import Booking
+
+LEASE = 30_000  #: ms that a slot is held without renewal
+
+_SLIDING = {Per.MINUTE: 60_000, Per.HOUR: 3_600_000}
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A script's whole text and the SHA-1 that EVALSHA knows it by."""
+
+    name: str
+    text: str
+    sha: str
+
+
+def load(name: str) -> Script:
+    folder = files("gateway.ledger")
+    parts = [(folder / f"{part}.lua").read_text("utf-8") for part in ("common", "records", name)]
+    text = "#!lua\n" + "\n".join(parts)
+    return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+def dumps(ask: Mapping[str, object]) -> str:
+    return json.dumps(ask, separators=(",", ":"))
+
+
+def keys(namespace: str) -> tuple[str, ...]:
+    """All keys under one hash tag: a script's keys must lie on one node of a Cluster."""
+    return tuple(f"{{{namespace}}}:{name}" for name in ("counters", "records", "open", "leases", "ended", "meta", "u:"))
+
+
+def counter(rule: Rule, calendar: Calendar, now: int) -> dict[str, object]:
+    """A rule's counter as common.lua's `read` takes it. now: unix ms on the store's clock."""
+    base: dict[str, object] = {"k": rule.counter, "u": rule.unit.value}
+    if rule.unit is Unit.CONCURRENT:
+        return base | {"w": "slot"}
+    if rule.per is None or rule.per is Per.TOTAL:
+        return base | {"w": "all"}
+    length = _SLIDING.get(rule.per)
+    if length is not None:
+        return base | {"w": "roll", "len": length}
+    bounds = calendar.bounds(rule.per, rule.zone, now)
+    return base | {"w": "cal", "s": bounds.start, "e": bounds.end, "f": bounds.following}
+
+
+def _counters_and_rules(charges: Sequence[Charge], calendar: Calendar, now: int) -> dict[str, object]:
+    place: dict[str, int] = {}
+    counters: list[dict[str, object]] = []
+    rules: list[list[object]] = []
+    for charge in charges:
+        rule = charge.rule
+        if rule.counter not in place:
+            counters.append(counter(rule, calendar, now))
+            place[rule.counter] = len(counters)
+        grants = [[g.amount, -1 if g.until is None else int(g.until * 1000)] for g in rule.grants]
+        enforced = 1 if rule.mode == "enforce" else 0
+        rules.append([place[rule.counter], rule.limit, enforced, grants, charge.amount])
+    return {"counters": counters, "rules": rules, "lease": LEASE}
+
+
+def admission(
+    rid: str,
+    team: str,
+    charges: Sequence[Charge],
+    orders: Sequence[Sequence[int]],
+    *,
+    calendar: Calendar,
+    now: int,
+    patience: int,
+) -> str:
+    """patience: ms until an admission that nothing followed is forgotten."""
+    ask = _counters_and_rules(charges, calendar, now)
+    ask |= {"id": rid, "team": team, "orders": [[i + 1 for i in order] for order in orders], "patience": patience}
+    return dumps(ask)
+
+
+def reservation(
+    rid: str, charges: Sequence[Charge], booking: Booking, *, calendar: Calendar, now: int, deadline: int
+) -> str:
+    """deadline: ms until the charge is presumed."""
+    bounds = calendar.bounds(Per.DAY, booking.zone, now)
+    ask = _counters_and_rules(charges, calendar, now)
+    ask |= {
+        "id": rid,
+        "team": booking.team,
+        "deadline": deadline,
+        "labels": f"{booking.key}|{booking.account}|{booking.model}"
+        f"|{booking.size}|{booking.quality}|{booking.endpoint}",
+        "images": booking.images,
+        "cost": booking.cost,
+        "days": [
+            [start, stop, *periods(booking.team, booking.zone, start)]
+            for start, stop in ((bounds.start, bounds.end), (bounds.end, bounds.following))
+        ],
+    }
+    return dumps(ask)
+
+
+def periods(team: str, zone: str, now: int) -> tuple[str, str]:
+    """The names under which usage at `now` (unix ms) is booked: the team's day and its month."""
+    day = datetime.fromtimestamp(now / 1000, ZoneInfo(zone))
+    return f"{team}:{day:%Y-%m-%d}", f"{team}:{day:%Y-%m}"
+
+
+def settlement(rid: str, end: Settlement) -> str:
+    ask = {
+        "id": rid,
+        "end": end.end.value,
+        "images": end.images,
+        "cost": end.cost,
+        "requests": end.requests,
+    }
+    return dumps(ask)
+
+
+def verdict(charges: Sequence[Charge], answer: Sequence[int]) -> Verdict:
+    """Read what admit.lua and reserve.lua give for statuses 0, 1 and 2."""
+    states = []
+    for i, charge in enumerate(charges):
+        used, limit, reset, fit, refused = answer[2 + 5 * i : 7 + 5 * i]
+        states.append(
+            RuleState(
+                rule=charge.rule,
+                amount=charge.amount,
+                used=used,
+                limit=limit,
+                resets_at=_seconds(reset),
+                fits_at=_seconds(fit),
+                refused=refused == 1,
+            )
+        )
+    return Verdict(admitted=answer[0] in (1, 2), now=answer[1] / 1000, states=tuple(states))
+
+
+def rule_states(rules: Sequence[Rule], answer: Sequence[int]) -> list[RuleState]:
+    """Read what usage.lua gives."""
+    now = answer[0] / 1000
+    return [
+        RuleState(
+            rule=rule,
+            amount=0,
+            used=answer[1 + 2 * i],
+            limit=rule.limit_at(now),
+            resets_at=_seconds(answer[2 + 2 * i]),
+            fits_at=None,
+            refused=False,
+        )
+        for i, rule in enumerate(rules)
+    ]
+
+
+def _seconds(ms: int) -> float | None:
+    return None if ms < 0 else ms / 1000

@@ -1,0 +1,44 @@
+-- Ends a reservation. A second end changes nothing, but a definite one replaces a presumption, once.
+-- ARGV[1], JSON: id; end: committed | refunded | presumed; final amounts: images, cost, requests
+-- Gives {status, state before}: 1 ended now, 0 it had ended already, -1 unknown id.
+local ask = cjson.decode(ARGV[1])
+local now = clock()
+local rec = record(ask.id)
+
+local function remember(state)
+  redis.call('ZREM', OPEN, ask.id)
+  redis.call('ZREM', LEASES, ask.id)
+  redis.call('ZADD', ENDED, now + (state == 'presumed' and KEEP_PRESUMED or KEEP), ask.id)
+end
+
+if not rec then
+  -- A tombstone: should the reservation itself still be on its way, it comes too late. What was charged by
+  -- somebody who lost it is not refundable, so a definite charge of an unknown id is said to be unknown.
+  if ask['end'] == 'refunded' then
+    keep(ask.id, {state = 'refunded', slots = {}, charges = {}, periods = {}, labels = ''})
+    remember('refunded')
+  end
+  return {-1, ''}
+end
+
+local before = rec.state
+if before == 'committed' or before == 'refunded' then return {0, before} end
+if before == 'presumed' and ask['end'] == 'presumed' then return {0, before} end
+
+free_slots(rec)
+if before == 'presumed' then book(rec, 'unknown', rec.images, rec.cost, -1) end
+local final = {images = ask.images, usd = ask.cost, requests = ask.requests}
+for _, charge in ipairs(rec.charges) do
+  give_back(charge, charge.amount - final[charge.unit])
+end
+if ask['end'] == 'committed' then
+  book(rec, 'delivered', ask.images, ask.cost, 1)
+elseif ask['end'] == 'presumed' then
+  book(rec, 'unknown', rec.images, rec.cost, 1)
+end
+rec.state = ask['end']
+-- Only a presumption can change once more; of any other end the state alone is worth its memory.
+if rec.state ~= 'presumed' then rec = {state = rec.state, slots = {}, charges = {}, periods = {}, labels = ''} end
+keep(ask.id, rec)
+remember(rec.state)
+return {1, before}
