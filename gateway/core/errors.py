@@ -61,6 +61,7 @@ class GatewayError(Exception):
     code: str | None = "internal_error"
     outcome: ClassVar[str] = "internal_error"
     close: bool = False
+    advice: ClassVar[Mapping[str, str]] = {}  #: headers that every answer of the class has
 
     def __init__(
         self,
@@ -74,7 +75,7 @@ class GatewayError(Exception):
         self.message = message
         self.param = param
         self.extra: dict[str, object] = dict(extra or {})
-        self.headers: dict[str, str] = dict(headers or {})
+        self.headers: dict[str, str] = {**self.advice, **(headers or {})}
 
     def body(self) -> dict[str, object]:
         """The answer's JSON, the four names of OpenAI's shape first."""
@@ -99,6 +100,7 @@ class AuthenticationFailed(GatewayError):
     type = "invalid_request_error"
     code = "invalid_api_key"
     outcome = "refused_auth"
+    advice: ClassVar[Mapping[str, str]] = {"www-authenticate": "Bearer"}
 
     def __init__(self, message: str, *, reason: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message, headers=headers)
@@ -246,6 +248,7 @@ class Overloaded(GatewayError):
     type = "server_error"
     code = "overloaded"
     outcome = "overloaded"
+    advice: ClassVar[Mapping[str, str]] = {"retry-after": "2"}
 
 
 class StoreUnavailable(GatewayError):
@@ -255,6 +258,7 @@ class StoreUnavailable(GatewayError):
     type = "server_error"
     code = "quota_store_unavailable"
     outcome = "store_unavailable"
+    advice: ClassVar[Mapping[str, str]] = {"retry-after": "3", "x-should-retry": "true"}
 
 
 class ClientGone(GatewayError):
@@ -280,6 +284,7 @@ class UpstreamUnreachable(UpstreamError):
     status = 503
     code = "upstream_unreachable"
     outcome = "upstream_unreachable"
+    advice: ClassVar[Mapping[str, str]] = {"retry-after": "3", "x-should-retry": "true"}
 
 
 class UpstreamAuthFailed(UpstreamError):
@@ -289,6 +294,7 @@ class UpstreamAuthFailed(UpstreamError):
 class UpstreamAccountExhausted(UpstreamError):
     status = 503
     code = "upstream_account_exhausted"
+    advice: ClassVar[Mapping[str, str]] = {"x-should-retry": "false"}
 
 
 class UpstreamRefused(UpstreamError):
@@ -327,3 +333,4 @@ class OutcomeUnknown(UpstreamError):
     type = "upstream_error"
     code = "upstream_outcome_unknown"
     outcome = "unknown"
+    advice: ClassVar[Mapping[str, str]] = {"x-should-retry": "false"}

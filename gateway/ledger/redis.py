@@ -187,6 +187,10 @@ class RedisLedger:
             await self._call("settle", scripts.settlement(rid, settlement))
             self._owed.pop(rid, None)
 
+    def now(self) -> float:
+        """Our best knowledge of the store's clock, unix seconds."""
+        return self._now() / 1000
+
     def _now(self) -> int:
         """Our best knowledge of the store's clock, unix ms."""
         return int(self._clock() * 1000) + self._offset

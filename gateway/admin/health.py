@@ -1,0 +1,38 @@
+"""Health: whether the process lives, and whether it should be given requests. Neither asks the paid upstream."""
+
+from functools import partial
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from gateway.parts import Parts
+
+
+def routes(parts: Parts) -> list[Route]:
+    ready = partial(_ready, parts=parts)
+    return [
+        Route("/healthz", _alive, methods=["GET"]),
+        Route("/livez", _alive, methods=["GET"]),
+        Route("/readyz", ready, methods=["GET"]),
+    ]
+
+
+async def _alive(request: Request) -> Response:
+    """The event loop turns."""
+    del request
+    return JSONResponse({"status": "ok"})
+
+
+async def _ready(request: Request, *, parts: Parts) -> Response:
+    """503 before the first contact with the store and while draining; a store that went away later shows in verbose.
+
+    Taking every host out of service because their common store is away would help nobody.
+    """
+    readiness, settings = parts.readiness, parts.settings()
+    told: dict[str, object] = {"status": "ready" if readiness.ready else "not ready"}
+    if "verbose" in request.query_params:
+        told["draining"] = readiness.draining
+        told["store"] = {"kind": settings.store.kind, "up": parts.ledger.up, "when_down": settings.store.when_down}
+        told["config"] = {"hash": settings.hash}
+    return JSONResponse(told, status_code=200 if readiness.ready else 503)

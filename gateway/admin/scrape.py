@@ -1,0 +1,82 @@
+"""/metrics: what all workers of this host counted, and what the store knows at this moment."""
+
+import hmac
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from gateway.core.catalog import Settings
+from gateway.core.errors import StoreUnavailable
+from gateway.core.quota import MICRO, Rule, Unit
+from gateway.metrics import Gauges, exposition
+from gateway.parts import Parts
+
+Samples = list[tuple[Sequence[str], float]]
+
+
+def routes(parts: Parts, folder: Path | None) -> list[Route]:
+    return [Route("/metrics", partial(_metrics, parts=parts, folder=folder), methods=["GET"])]
+
+
+async def _metrics(request: Request, *, parts: Parts, folder: Path | None) -> Response:
+    settings = parts.settings()
+    token = settings.listen.admin_token
+    if token is not None:
+        given = request.headers.get("authorization", "").encode()
+        if not hmac.compare_digest(given, f"Bearer {token.reveal()}".encode()):
+            return PlainTextResponse("A Bearer token is needed.\n", 401, headers={"www-authenticate": "Bearer"})
+    gauges = Gauges(await _families(parts, settings))
+    body, content_type = exposition(folder, parts.registry, gauges, request.headers.get("accept", ""))
+    return Response(body, media_type=None, headers={"content-type": content_type, "cache-control": "no-store"})
+
+
+async def _families(
+    parts: Parts, settings: Settings
+) -> list[tuple[str, str, Sequence[str], Sequence[tuple[Sequence[str], float]]]]:
+    """Quotas and periods as the store has them: the same on every host. None while the store is away."""
+    rules = [*(rule for team in settings.teams.values() for rule in team.rules), *settings.organization]
+    teams = [(team.id, team.zone) for team in settings.teams.values()]
+    try:
+        states = await parts.ledger.states(rules)
+        usage = await parts.ledger.usage(teams)
+    except StoreUnavailable:
+        return []
+    images: Samples = []
+    cost: Samples = []
+    for team, periods in usage.items():
+        for name, period in (("today", "day"), ("month", "month")):
+            images.append(((team, name), _total(periods[period], "images")))
+            cost.append(((team, name), _total(periods[period], "usd") / MICRO))
+    limits: Samples = []
+    used: Samples = []
+    resets: Samples = []
+    for state in states:
+        labels = _labels(state.rule)
+        limits.append((labels, _number(state.rule, state.limit)))
+        used.append((labels, _number(state.rule, state.used)))
+    now = parts.ledger.now()
+    resets.extend((_labels(s.rule), max(0.0, s.resets_at - now)) for s in states if s.resets_at is not None)
+    rule_labels = ("team", "rule", "unit", "per", "mode")
+    return [
+        ("gateway_period_images", "Images charged in the team's present day and month.", ("team", "period"), images),
+        ("gateway_period_cost_usd", "Dollars charged in the team's present day and month.", ("team", "period"), cost),
+        ("gateway_quota_limit", "A rule's limit, with grants.", rule_labels, limits),
+        ("gateway_quota_used", "What is used of a rule.", rule_labels, used),
+        ("gateway_quota_reset_seconds", "Seconds until a rule's window is empty again.", rule_labels, resets),
+    ]
+
+
+def _labels(rule: Rule) -> tuple[str, str, str, str, str]:
+    return rule.scope, rule.name, rule.unit.value, rule.per or "now", rule.mode
+
+
+def _number(rule: Rule, amount: int) -> float:
+    return amount / MICRO if rule.unit is Unit.USD else amount
+
+
+def _total(table: dict[str, int], unit: str) -> int:
+    return sum(amount for field, amount in table.items() if field.endswith(f"|{unit}"))

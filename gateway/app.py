@@ -1,0 +1,130 @@
+"""The path of a request, in order.
+
+client
+  │
+Observe        id, client's address, times; the log line at the end
+Meter          requests in flight
+Refuse         a broken head is refused; every error inside becomes one shape of answer
+  ├── /healthz /readyz                      open to all
+  └── Authenticate                          whose key; suspension; endpoint; room in this worker
+        ├── /v1/models /v1/usage            what the team may use, what it has used
+        └── /v1/images/generations, edits
+              Read       strict reading: bytes in, an order and the gateway's own bytes out
+              Settle     commits or refunds once, however the request ends
+              Reserve    an edit's slots from its head; all quota before the closing byte
+              Rewrite    the closing bytes, written from the order
+              Forward    up and down
+                │
+              3xCoder
+"""
+
+from collections.abc import Awaitable, Callable
+from functools import partial, reduce
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, request_response
+from starlette.types import ASGIApp
+
+from gateway import logs
+from gateway.admin import health, scrape, team
+from gateway.core import catalog
+from gateway.core.errors import MethodNotAllowed, UnknownUrl
+from gateway.exchange import Exchange, facts
+from gateway.parts import Parts
+from gateway.pipeline.authenticate import Authenticate, Room
+from gateway.pipeline.forward import Forward
+from gateway.pipeline.meter import Meter, Tally
+from gateway.pipeline.observe import Observe
+from gateway.pipeline.read import Read
+from gateway.pipeline.refuse import Refuse
+from gateway.pipeline.reserve import Reserve
+from gateway.pipeline.rewrite import Rewrite
+from gateway.pipeline.settle import Settle
+from gateway.transport import Transport
+from gateway.upstream import Upstream
+
+
+def build_app(parts: Parts) -> Starlette:
+    """The public port's application."""
+    tally, room = parts.tally, Room()
+    # Outermost first. Settle stands outside Reserve, so that whatever happens once quota is taken passes it; Reserve
+    # outside Rewrite, so that the closing bytes are written from an order that is paid for.
+    images = _chain(
+        Forward(upstream=Upstreams(parts.transport).of, answered=tally.answered),
+        partial(Authenticate, room=room),
+        Read,
+        partial(Settle, ledger=parts.ledger, settled=tally.settled),
+        partial(Reserve, ledger=parts.ledger, accounts=parts.accounts, decided=tally.decided),
+        Rewrite,
+    )
+
+    def routes(path: str, app: ASGIApp, method: str) -> list[Route]:
+        # Base URLs differ in having the version, clients in adding a slash.
+        return [Route(f"{prefix}{path}{end}", app, methods=[method]) for prefix in ("/v1", "") for end in ("", "/")]
+
+    def known(endpoint: Callable[[Request], Awaitable[Response]]) -> ASGIApp:
+        return Authenticate(request_response(endpoint), room=room)
+
+    return Starlette(
+        routes=[
+            *health.routes(parts),
+            *routes("/images/generations", images, "POST"),
+            *routes("/images/edits", images, "POST"),
+            *routes("/models", known(team.models), "GET"),
+            *routes("/models/{id:path}", known(team.model), "GET"),
+            *routes("/usage", known(partial(team.usage, ledger=parts.ledger)), "GET"),
+        ],
+        middleware=[
+            Middleware(Observe, settings=parts.settings, ended=partial(_ended, tally)),
+            Middleware(Meter, metrics=parts.metrics),
+            Middleware(Refuse, failed=_failed),
+        ],
+        exception_handlers={HTTPException: _translate},
+    )
+
+
+def build_admin(parts: Parts, folder: Path | None) -> Starlette:
+    """The admin port's application. folder: where the workers' metrics files are."""
+    return Starlette(routes=[*health.routes(parts), *scrape.routes(parts, folder)])
+
+
+def _chain(inner: ASGIApp, *steps: Callable[[ASGIApp], ASGIApp]) -> ASGIApp:
+    return reduce(lambda app, step: step(app), reversed(steps), inner)
+
+
+class Upstreams:
+    """The upstream's client for an exchange's config: made anew only when that part of the config has changed."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._last: tuple[catalog.Upstream, Upstream] | None = None
+
+    def of(self, exchange: Exchange) -> Upstream:
+        wanted = exchange.settings.upstream
+        if self._last is None or self._last[0] is not wanted:
+            self._last = (wanted, Upstream(wanted, self._transport))
+        return self._last[1]
+
+
+def _ended(tally: Tally, exchange: Exchange) -> None:
+    tally.ended(exchange)
+    logs.request(facts(exchange))
+
+
+def _failed(exchange: Exchange, error: BaseException) -> None:
+    logs.fault(error, request_id=exchange.id, endpoint=exchange.endpoint, stage=exchange.stage.value)
+
+
+async def _translate(request: Request, error: Exception) -> Response:
+    """Starlette's own refusals become ours, with the shape that all errors have."""
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        raise MethodNotAllowed(
+            f"{request.method} is not taken here; send {allowed}.", headers={"allow": allowed}
+        ) from error
+    raise UnknownUrl(f"There is nothing at {request.method} {request.url.path[:200]}.") from error

@@ -1,0 +1,43 @@
+"""What an upstream's refusal becomes for the team: contract 4.3, the rows that begin with "upstream"."""
+
+from gateway.core.answers import upstream_error
+from gateway.core.errors import (
+    GatewayError,
+    OutcomeUnknown,
+    UpstreamAccountExhausted,
+    UpstreamAuthFailed,
+    UpstreamFailed,
+    UpstreamRateLimited,
+    UpstreamRefused,
+)
+from gateway.core.secret import Secret
+from gateway.core.settlement import error_for
+
+_UNKNOWN = (
+    "The image service gave no readable answer after it had the whole request, so the images may have been made "
+    "and are charged. Do not send the request again without checking."
+)
+
+
+def unknown() -> OutcomeUnknown:
+    """The outcome of a released request that nobody can know. The charge is added by whoever settles it."""
+    return OutcomeUnknown(_UNKNOWN)
+
+
+def refusal(status: int, body: bytes, *, retry_after: str | None, account_key: Secret) -> GatewayError:
+    """The error for a status that is no 2xx. body: its first 64 KB; account_key: must not be let through."""
+    words = upstream_error(body, status, secrets=(account_key,))
+    found = error_for(status, code=words.code, message=words.message)
+    if found is UpstreamRefused:
+        kind = words.type or "invalid_request_error"
+        return UpstreamRefused(words.message, status=status, kind=kind, code=words.code, param=words.param)
+    if found is UpstreamRateLimited:
+        headers = {"retry-after": retry_after} if retry_after and retry_after.isdigit() else {}
+        return UpstreamRateLimited("The image service takes no more requests right now.", headers=headers)
+    if found is UpstreamAuthFailed:
+        return UpstreamAuthFailed("The image service does not accept the gateway's own key.")
+    if found is UpstreamAccountExhausted:
+        return UpstreamAccountExhausted("The gateway's account at the image service has no credit left.")
+    if found is OutcomeUnknown:
+        return unknown()
+    return UpstreamFailed(f"The image service answered {status} and made nothing.")

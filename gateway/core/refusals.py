@@ -1,0 +1,166 @@
+"""How a quota's refusal is told: the sentence a person reads, the facts a program reads, and the headers.
+
+Durations stand in the form that OpenAI's headers have (``6m0s``), money in dollars with up to six decimals.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+from gateway.core.errors import GatewayError, InsufficientQuota, Overloaded, QuotaExceeded, RateLimitExceeded
+from gateway.core.quota import MICRO, ORGANIZATION, Per, RuleState, Unit, Verdict
+from gateway.core.settlement import Settlement
+
+#: Past this a client that waits for Retry-After gives up or, worse, does not wait (Node's SDK ignores longer ones).
+_WORTH_WAITING = 60
+
+#: Seconds to say where a slot may come free at any moment.
+_SLOT_RETRY = 2
+
+_SPAN = {
+    Per.MINUTE: "in the last minute",
+    Per.HOUR: "in the last hour",
+    Per.DAY: "today",
+    Per.WEEK: "this week",
+    Per.MONTH: "this month",
+    Per.TOTAL: "in total",
+}
+
+_NOUN = {Unit.IMAGES: "images", Unit.REQUESTS: "requests"}
+
+
+def dollars(micro: int) -> str:
+    """Micro-dollars as dollars: at least two decimals, no more than are needed."""
+    text = f"{micro // MICRO}.{micro % MICRO:06d}"
+    whole, decimals = text.split(".")
+    return f"{whole}.{decimals.rstrip('0').ljust(2, '0')}"
+
+
+def duration(seconds: float) -> str:
+    """``1s``, ``6m0s``, ``23h59m1s``: rounded up to whole seconds."""
+    left = max(0, -int(-seconds // 1))
+    hours, rest = divmod(left, 3600)
+    minutes, rest = divmod(rest, 60)
+    if hours:
+        return f"{hours}h{minutes}m{rest}s"
+    return f"{minutes}m{rest}s" if minutes else f"{rest}s"
+
+
+def quota_error(verdict: Verdict, *, team: str, contact: str) -> GatewayError:
+    """The answer to a refused order: the refusing rule with the latest reset leads, all are listed.
+
+    A refusal by an upstream account's own cap is no quota of the team's: it is Overloaded.
+    """
+    refusals = [state for state in verdict.refusals if not state.rule.scope.startswith("account:")]
+    if not refusals:
+        return Overloaded(
+            "The gateway has as many images in the making as its accounts at the upstream allow. Try again shortly."
+        )
+    leading = refusals[0]
+    short = leading.rule.unit is Unit.CONCURRENT or leading.rule.per in (Per.MINUTE, Per.HOUR)
+    error: type[QuotaExceeded] = RateLimitExceeded if short else InsufficientQuota
+    facts = [_facts(state) for state in refusals]
+    return error(
+        f"{_sentence(leading, team)} Ask {contact}",
+        extra={"quota": facts},
+        headers=_retry_headers(leading, verdict.now, short=short),
+    )
+
+
+def _sentence(state: RuleState, team: str) -> str:
+    rule = state.rule
+    whose = "All teams together" if rule.scope == ORGANIZATION else f"Team {team}"
+    has = "have" if rule.scope == ORGANIZATION else "has"
+    named = f"rule {rule.name}" + (" of the organization" if rule.scope == ORGANIZATION else "")
+    if rule.unit is Unit.CONCURRENT:
+        return f"{whose} {has} {state.used} of {state.limit} requests in flight ({named}). Free again when one ends."
+    span = _SPAN[rule.per or Per.TOTAL]
+    amount = _amount(rule.unit, state.amount)
+    used = f"{whose} {has} used {_of(state)} {span} ({named})"
+    if state.never_fits:
+        return f"{used}; this request asks for {amount}, more than the limit, so it can never fit."
+    tail = "." if state.used >= state.limit else f"; this request asks for {amount}, more than is left."
+    if state.fits_at is None:
+        return f"{used}{tail} It does not come free again by itself."
+    return f"{used}{tail} Free again {_moment(state.fits_at, rule.zone)}."
+
+
+def _of(state: RuleState) -> str:
+    if state.rule.unit is Unit.USD:
+        return f"${dollars(state.used)} of ${dollars(state.limit)}"
+    return f"{state.used} of {state.limit} {_NOUN[state.rule.unit]}"
+
+
+def _amount(unit: Unit, amount: int) -> str:
+    if unit is Unit.USD:
+        return f"${dollars(amount)}"
+    noun = _NOUN[unit]
+    return f"{amount} {noun if amount != 1 else noun[:-1]}"
+
+
+def _moment(at: float, zone: str) -> str:
+    local = datetime.fromtimestamp(-(-at // 1), ZoneInfo(zone))
+    form = "%Y-%m-%d %H:%M" if local.second == 0 else "%Y-%m-%d %H:%M:%S"
+    return f"{local:{form}} {zone}"
+
+
+def _facts(state: RuleState) -> dict[str, object]:
+    rule = state.rule
+    facts: dict[str, object] = {
+        "rule": rule.name,
+        "scope": rule.scope,
+        "unit": rule.unit.value,
+        "per": rule.per.value if rule.per else None,
+        "limit": _number(rule.unit, state.limit),
+        "used": _number(rule.unit, state.used),
+        "requested": _number(rule.unit, state.amount),
+        "resets_at": iso(state.fits_at, rule.zone),
+    }
+    return facts
+
+
+def _number(unit: Unit, amount: int) -> int | float:
+    return amount / MICRO if unit is Unit.USD else amount
+
+
+def iso(at: float | None, zone: str) -> str | None:
+    """An RFC 3339 time in `zone`, whole seconds, rounded up."""
+    return None if at is None else datetime.fromtimestamp(-(-at // 1), ZoneInfo(zone)).isoformat()
+
+
+def _retry_headers(state: RuleState, now: float, *, short: bool) -> dict[str, str]:
+    if state.rule.unit is Unit.CONCURRENT and not state.never_fits:
+        return {"retry-after": str(_SLOT_RETRY)}
+    if state.fits_at is None:
+        return {"x-should-retry": "false"}
+    after = max(1, -int(-(state.fits_at - now) // 1))
+    headers = {"retry-after": str(after)}
+    if not short or after > _WORTH_WAITING:
+        headers["x-should-retry"] = "false"
+    return headers
+
+
+def limit_headers(verdict: Verdict, settlement: Settlement | None) -> Iterable[tuple[str, str]]:
+    """``x-ratelimit-*`` for images, requests and usd: of each, the enforced rule with the least remaining.
+
+    settlement: what the order came to in the end, or None while it stands as reserved or was refused.
+    """
+    final = {}
+    if settlement is not None:
+        final = {Unit.IMAGES: settlement.images, Unit.USD: settlement.cost, Unit.REQUESTS: settlement.requests}
+    for unit in (Unit.IMAGES, Unit.REQUESTS, Unit.USD):
+        states = [s for s in verdict.states if s.rule.unit is unit and s.rule.mode == "enforce"]
+        if not states:
+            continue
+        state = min(states, key=lambda s: s.remaining)
+        used = state.used - (state.amount - final[unit] if unit in final else 0)
+        remaining = max(0, state.limit - used)
+        yield f"x-ratelimit-limit-{unit}", _header_number(unit, state.limit)
+        yield f"x-ratelimit-remaining-{unit}", _header_number(unit, remaining)
+        if state.resets_at is not None:
+            yield f"x-ratelimit-reset-{unit}", duration(state.resets_at - verdict.now)
+        yield f"x-ratelimit-rule-{unit}", state.rule.name
+
+
+def _header_number(unit: Unit, amount: int) -> str:
+    return dollars(amount) if unit is Unit.USD else str(amount)

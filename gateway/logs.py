@@ -1,0 +1,73 @@
+"""One JSON line for each request, pretty on a terminal. The only importer of structlog.
+
+What must never be printed has no way here: a line is made of named facts alone, never of headers, bodies or
+exceptions' words. A traceback of our own fault shows places, not values.
+"""
+
+import logging
+import sys
+import traceback
+from collections.abc import Mapping
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+
+def configure() -> None:
+    """JSON lines on standard output, or colours where that is a terminal; other libraries' words the same way."""
+    tty = sys.stdout.isatty()
+    stamp: list[Processor] = [structlog.processors.TimeStamper(fmt="iso", key="ts"), structlog.stdlib.add_log_level]
+    renderer: Processor = structlog.dev.ConsoleRenderer() if tty else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[*stamp, renderer],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
+        cache_logger_on_first_use=True,
+    )
+    foreign = logging.StreamHandler(sys.stdout)
+    foreign.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*stamp, _named],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _without_exception, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [foreign]
+    root.setLevel(logging.INFO)
+
+
+def line(event: str, level: int = logging.INFO, **facts: object) -> None:
+    """Say one thing with its facts. Facts that are None are left out."""
+    logger = structlog.get_logger()
+    logger.log(level, event, **{name: fact for name, fact in facts.items() if fact is not None})
+
+
+def request(facts: Mapping[str, object]) -> None:
+    structlog.get_logger().info("request", **{name: fact for name, fact in facts.items() if fact is not None})
+
+
+def fault(error: BaseException, **facts: object) -> None:
+    """Our own fault: its kind and its places, but not its words, which may hold what a request brought."""
+    places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
+    causes: list[str] = []
+    cause = error.__cause__ or error.__context__
+    while cause is not None and len(causes) < 5:
+        causes.append(type(cause).__name__)
+        cause = cause.__cause__ or cause.__context__
+    line("fault", logging.ERROR, error=type(error).__name__, causes=causes or None, places=places[-12:], **facts)
+
+
+def _named(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    record = event.get("_record")
+    if isinstance(record, logging.LogRecord):
+        event["logger"] = record.name
+    return event
+
+
+def _without_exception(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Of another library's exception the kind and the places, for its words and locals may hold secrets."""
+    info = event.pop("exc_info", None)
+    if isinstance(info, tuple) and info[0] is not None:
+        event["error"] = info[0].__name__
+        event["places"] = [f"{f.filename}:{f.lineno} {f.name}" for f in traceback.extract_tb(info[2])][-12:]
+    return event

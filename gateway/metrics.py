@@ -1,0 +1,244 @@
+"""Every collector, with its help text: contract 6. The only importer of prometheus_client.
+
+Label values come from the config alone, anything else is `other`; all series of a config exist at 0 from the start,
+so that a rate over the first event is seen. Each worker writes files of its own under a stable slot number and a
+scrape adds them up (`multiprocess`): a counter goes on when its worker is replaced.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from gateway.core.catalog import Settings, Team
+from gateway.core.orders import permitted_models, permitted_qualities, permitted_sizes
+
+_IMAGE = ("team", "endpoint", "model", "size", "quality")
+_LONG = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 20, 30, 40, 60, 90, 120, 180, 240, 300)
+_SHORT = (0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+
+ENDPOINTS = ("generations", "edits")
+
+OUTCOMES = (
+    "ok", "replayed", "refused_auth", "refused_invalid", "refused_policy", "refused_quota", "overloaded",
+    "store_unavailable", "upstream_unreachable", "upstream_error", "upstream_refused", "upstream_rate_limited",
+    "unknown", "client_gone", "internal_error",
+)  # fmt: skip
+
+
+class Metrics:
+    """The collectors of one process. Names and labels are fixed: people's dashboards hold them."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, text: str, labels: Sequence[str] = ()) -> Counter:
+            return Counter(name, text, labels, registry=registry)
+
+        def gauge(name: str, text: str, labels: Sequence[str] = (), mode: Any = "livesum") -> Gauge:
+            return Gauge(name, text, labels, registry=registry, multiprocess_mode=mode)
+
+        def histogram(name: str, text: str, labels: Sequence[str], buckets: Sequence[float]) -> Histogram:
+            return Histogram(name, text, labels, registry=registry, buckets=buckets)
+
+        self.requests = counter(
+            "gateway_requests_total", "Requests by how they ended.", ("team", "endpoint", "model", "outcome")
+        )
+        self.errors = counter("gateway_errors_total", "Answers with an error, by its code.", ("team", "code"))
+        self.images = counter("gateway_images_total", "Images charged: delivered and unknown.", _IMAGE)
+        self.images_unknown = counter(
+            "gateway_images_unknown_total", "Images charged whose delivery nobody can know.", _IMAGE
+        )
+        self.images_refunded = counter("gateway_images_refunded_total", "Images reserved and given back.", _IMAGE)
+        self.cost = counter("gateway_image_cost_usd_total", "Dollars charged for images.", _IMAGE)
+        self.cost_unknown = counter(
+            "gateway_image_cost_unknown_usd_total", "Dollars charged for images that may not have been made.", _IMAGE
+        )
+        self.refusals = counter(
+            "gateway_quota_refusals_total",
+            "Orders refused by a rule, or that a shadow rule would have refused.",
+            ("team", "rule", "per", "mode"),
+        )
+        self.auth_failures = counter(
+            "gateway_auth_failures_total",
+            "Credentials not accepted, by the reason that is not told.",
+            ("reason", "team"),
+        )
+        self.key_expiry = gauge(
+            "gateway_key_expiry_timestamp_seconds", "When a key ends.", ("team", "key"), mode="livemostrecent"
+        )
+        self.request_seconds = histogram(
+            "gateway_request_duration_seconds",
+            "Whole requests, as the client sees them.",
+            ("endpoint", "outcome"),
+            _LONG,
+        )
+        self.upstream_seconds = histogram(
+            "gateway_upstream_duration_seconds",
+            "From the closing bytes to the answer's end.",
+            ("endpoint", "model"),
+            _LONG,
+        )
+        self.overhead_seconds = histogram(
+            "gateway_overhead_seconds", "Our own time: without the client's and the upstream's.", ("endpoint",), _SHORT
+        )
+        self.inflight = gauge("gateway_inflight_requests", "Requests being worked on.", ("endpoint",))
+        self.inflight_limit = gauge("gateway_inflight_limit", "Requests that all workers may hold.")
+        self.upload_bytes = counter("gateway_upload_bytes_total", "Bytes of request bodies received.", ("endpoint",))
+        self.client_retries = counter(
+            "gateway_client_retries_total", "Requests that a client's SDK says it sends again.", ("endpoint",)
+        )
+        self.upstream_responses = counter(
+            "gateway_upstream_responses_total",
+            "Upstream answers by exact status, or timeout, cut, connect_error.",
+            ("account", "status"),
+        )
+        self.upstream_inflight = gauge(
+            "gateway_upstream_inflight", "Requests in flight at an upstream account.", ("account",)
+        )
+        self.upstream_limit = gauge(
+            "gateway_upstream_concurrency_limit",
+            "Requests in flight that an account allows over all hosts.",
+            ("account",),
+            mode="livemax",
+        )
+        self.store_up = gauge("gateway_store_up", "0 if any worker finds the store away.", mode="livemin")
+        self.store_info = gauge("gateway_store_info", "What kind of store it is.", ("kind",), mode="livemax")
+        self.store_errors = counter("gateway_store_errors_total", "Store calls without an answer.", ("operation",))
+        self.store_seconds = histogram("gateway_store_duration_seconds", "Store calls.", ("operation",), _SHORT)
+        self.expired = counter(
+            "gateway_reservations_expired_total", "Charges presumed because nobody ended them in time.", ("team",)
+        )
+        self.unmetered = counter(
+            "gateway_unmetered_requests_total", "Requests let through while the store was away.", ("team",)
+        )
+        self.config_info = gauge("gateway_config_info", "Workers on a version of the config.", ("hash",))
+        self.config_success = gauge(
+            "gateway_config_last_reload_successful", "1 if the config file last read is in force.", mode="livemin"
+        )
+        self.config_time = gauge(
+            "gateway_config_last_reload_success_timestamp_seconds", "When the config in force was read.", mode="livemax"
+        )
+        self.build_info = gauge("gateway_build_info", "The gateway's version.", ("version",), mode="livemax")
+        self.start_time = gauge("gateway_start_time_seconds", "When the oldest worker started.", mode="livemin")
+
+    def prime(self, settings: Settings) -> None:
+        """Make every series that this config can have exist, at 0."""
+        for team in settings.teams.values():
+            self._prime_team(settings, team)
+        for endpoint in (*ENDPOINTS, "other"):
+            for outcome in OUTCOMES:
+                self.requests.labels("none", endpoint, "none", outcome)
+            for collector in (self.inflight, self.upload_bytes, self.client_retries, self.overhead_seconds):
+                collector.labels(endpoint)
+        for rule in settings.organization:
+            self.refusals.labels(rule.scope, rule.name, rule.per or "now", rule.mode)
+        for key in settings.keys.values():
+            if key.expires is not None:
+                self.key_expiry.labels(key.team, key.id).set(key.expires)
+        for reason in ("missing", "malformed", "unknown", "expired"):
+            self.auth_failures.labels(reason, "none")
+        self._prime_parts(settings)
+
+    def _prime_parts(self, settings: Settings) -> None:
+        for account in settings.upstream.accounts:
+            self.upstream_inflight.labels(account.name)
+            self.upstream_limit.labels(account.name).set(account.max_concurrent)
+            for status in ("200", "timeout", "cut", "connect_error"):
+                self.upstream_responses.labels(account.name, status)
+        for operation in ("admit", "reserve", "settle", "beat", "usage"):
+            self.store_errors.labels(operation)
+            self.store_seconds.labels(operation)
+        self.store_info.labels(settings.store.kind).set(1)
+
+    def _prime_team(self, settings: Settings, team: Team) -> None:
+        self.expired.labels(team.id)
+        self.unmetered.labels(team.id)
+        named = {(endpoint, "none") for endpoint in ENDPOINTS}
+        for labels in image_labels(settings, team):
+            named.add((labels[1], labels[2]))
+            for collector in (self.images, self.images_unknown, self.images_refunded, self.cost, self.cost_unknown):
+                collector.labels(*labels)
+        for endpoint, model in named:
+            for outcome in OUTCOMES:
+                self.requests.labels(team.id, endpoint, model, outcome)
+        for rule in team.rules:
+            self.refusals.labels(rule.scope, rule.name, rule.per or "now", rule.mode)
+
+
+def image_labels(settings: Settings, team: Team) -> Iterable[tuple[str, str, str, str, str]]:
+    """team, endpoint, model, size, quality of every image that the team may order."""
+    for endpoint in ENDPOINTS:
+        for model in permitted_models(settings, team, endpoint):  # type: ignore[arg-type]  # a literal of Endpoint
+            for size in permitted_sizes(model, team):
+                for quality in permitted_qualities(model, team, endpoint):  # type: ignore[arg-type]  # see above
+                    yield team.id, endpoint, model.alias, size, quality
+
+
+class Gauges(Collector):
+    """Gauges read from the store for one scrape: (name, help, labels, [(label values, value), ...])."""
+
+    def __init__(
+        self, families: Sequence[tuple[str, str, Sequence[str], Sequence[tuple[Sequence[str], float]]]]
+    ) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        for name, text, labels, samples in self._families:
+            family = GaugeMetricFamily(name, text, labels=labels)
+            for label_values, value in samples:
+                family.add_metric(label_values, value)
+            yield family
+
+
+def exposition(folder: Path | None, own: CollectorRegistry, gauges: Gauges, accept: str) -> tuple[bytes, str]:
+    """The text of /metrics and its content type. folder: where all workers write; None in one process alone."""
+    registry = CollectorRegistry()
+    if folder is not None:
+        MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
+    else:
+        registry.register(_Whole(own))
+    registry.register(gauges)
+    encoder, content_type = choose_encoder(accept)
+    return encoder(registry), content_type
+
+
+class _Whole(Collector):
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterable[Metric]:
+        return self._registry.collect()
+
+
+def take_slot(folder: Path) -> int:
+    """A number that no living worker has, the lowest, held until the process ends; its files are this worker's.
+
+    The files of a worker that died are taken up again, so counters go on and files do not pile up. Gauges of living
+    state begin anew. Must be called before the process makes its `Metrics`.
+    """
+    slot = 0
+    while not _locked(folder / f"slot-{slot}.lock"):
+        slot += 1
+    for stale in folder.glob(f"gauge_live*_{slot}.db"):
+        stale.unlink()
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+    values.ValueClass = values.MultiProcessValue(process_identifier=lambda: slot)  # type: ignore[no-untyped-call]
+    return slot
+
+
+def _locked(path: Path) -> bool:
+    """Take the lock if it is free. It is the open file that holds it, so it ends with the process."""
+    lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return False
+    return True

@@ -1,0 +1,39 @@
+"""What a worker is made of, put together once and handed to whatever needs it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry
+
+from gateway.core.catalog import Settings
+from gateway.ledger.redis import RedisLedger
+from gateway.metrics import Metrics
+from gateway.pipeline.meter import Tally
+from gateway.pipeline.reserve import Accounts
+from gateway.transport import Transport
+
+
+@dataclass(slots=True)
+class Readiness:
+    """Whether this worker should be given requests: after the first contact with the store, and not while it drains."""
+
+    ledger: RedisLedger
+    draining: bool = False
+
+    @property
+    def ready(self) -> bool:
+        return self.ledger.contacted and not self.draining
+
+
+@dataclass(slots=True)
+class Parts:
+    """settings gives the config in force; a request keeps the one it began with."""
+
+    settings: Callable[[], Settings]
+    ledger: RedisLedger
+    transport: Transport
+    registry: CollectorRegistry
+    metrics: Metrics
+    tally: Tally
+    readiness: Readiness
+    accounts: Accounts = field(default_factory=Accounts)

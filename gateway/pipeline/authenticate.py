@@ -1,0 +1,74 @@
+"""Authenticate: whose request it is and whether that team may ask here at all. Decided from the head alone."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway import exchange as exchanges
+from gateway.core import keys
+from gateway.core.errors import EndpointNotAllowed, Overloaded, TeamSuspended
+from gateway.exchange import Exchange
+
+_REFUSED = "The key is missing, unknown or no longer valid. Send it as 'Authorization: Bearer <key>'."
+
+#: A key's end is announced on every answer in its last days.
+_ANNOUNCED = 14 * 86400.0
+
+
+@dataclass(slots=True)
+class Room:
+    """How many image requests this worker has in flight, whichever endpoint they came by."""
+
+    inflight: int = 0
+
+
+class Authenticate:
+    """clock: unix seconds, for expiry."""
+
+    def __init__(self, app: ASGIApp, *, room: Room, clock: Callable[[], float] = time.time) -> None:
+        self.app = app
+        self.room = room
+        self.clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = exchanges.of(scope)
+        now = self.clock()
+        self._recognize(exchange, now)
+        if exchange.endpoint == "other":
+            await self.app(scope, receive, _announcing(exchange, now, send))
+            return
+        if self.room.inflight >= exchange.settings.limits.max_inflight_per_worker:
+            raise Overloaded("The gateway has as many requests in flight as it may hold. Try again shortly.")
+        self.room.inflight += 1
+        try:
+            await self.app(scope, receive, _announcing(exchange, now, send))
+        finally:
+            self.room.inflight -= 1
+
+    def _recognize(self, exchange: Exchange, now: float) -> None:
+        secret = keys.from_headers(exchange.headers, message=_REFUSED)
+        key = keys.find(secret, exchange.settings.keys, now, message=_REFUSED)
+        team = exchange.settings.teams[key.team]
+        exchange.key, exchange.team = key, team
+        if team.suspended is not None:
+            raise TeamSuspended(f"Team {team.id} is suspended: {team.suspended}.")
+        if exchange.endpoint != "other" and team.endpoints is not None and exchange.endpoint not in team.endpoints:
+            allowed = ", ".join(sorted(team.endpoints))
+            raise EndpointNotAllowed(f"Team {team.id} may not use {exchange.endpoint}; it may use: {allowed}.")
+
+
+def _announcing(exchange: Exchange, now: float, send: Send) -> Send:
+    """`send`, with the key's end on the answer if it is near; most keys end far from now."""
+    expires = exchange.key.expires if exchange.key is not None else None
+    if expires is None or expires - now > _ANNOUNCED:
+        return send
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(expires)).encode()
+
+    async def announced(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message["headers"], (b"x-gateway-key-expires", stamp)]}
+        await send(message)
+
+    return announced

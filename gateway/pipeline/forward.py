@@ -1,0 +1,209 @@
+"""Forward: sends the request up and brings the answer down. The innermost step.
+
+An answer up to 64 KB is read whole before its status goes out, so its cost is exact and a cut one is an error. A
+longer one is passed on as it comes, its images counted on the way; its last piece waits until the whole is known to
+be complete, so that a cut answer never ends cleanly. A client that reads too slowly is let go; what was made is still
+read to its end and counted.
+"""
+
+import asyncio
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import IO
+
+import httpx
+from starlette.types import Message, Receive, Scope, Send
+
+from gateway import exchange as exchanges
+from gateway.answer import Progress
+from gateway.core import outcomes
+from gateway.core.answers import ImageCounter, count_images
+from gateway.core.catalog import Account
+from gateway.core.errors import UpstreamError
+from gateway.exchange import Exchange
+from gateway.transport import Closing
+from gateway.upstream import Upstream
+
+#: Bytes of an answer that are read whole.
+_WHOLE = 64 * 1024
+
+#: Seconds that a client may take to read one piece of a streamed answer.
+_READ_STALL = 30.0
+
+#: Seconds before the upstream's own time is over at which a slow client is let go, to read the rest without it.
+_HURRY = 10.0
+
+#: Statuses that say: this body must announce its length.
+_WANTS_LENGTH = frozenset({411, 501})
+
+_SPOOL_PIECE = 64 * 1024
+
+
+class Forward:
+    """upstream(exchange): the client for its config; answered(exchange, status): told when an answer's head or its
+    failure is known.
+    """
+
+    def __init__(self, *, upstream: Callable[[Exchange], Upstream], answered: Callable[[Exchange, str], None]) -> None:
+        self.upstream = upstream
+        self.answered = answered
+        self.spools = False  #: the upstream has refused a body of unknown length
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = exchanges.of(scope)
+        progress = exchange.sent = Progress()
+        released = 0.0
+
+        async def timed() -> Message:
+            nonlocal released
+            message = await receive()
+            if not message["more_body"]:
+                released = time.monotonic()
+            return message
+
+        try:
+            response = await self._send(exchange, progress, timed)
+            try:
+                if response.status_code in _WANTS_LENGTH and exchange.endpoint == "edits":
+                    self.spools = exchange.settings.upstream.edit_framing == "auto"
+                await _Answer(exchange, scope, send, response, began=released).pass_on()
+            finally:
+                await response.aclose()
+        finally:
+            exchange.upstream_seconds = time.monotonic() - released if released else 0.0
+            if exchange.upstream_status is not None or progress.failure is not None:
+                self.answered(exchange, progress.failure or str(exchange.upstream_status))
+
+    async def _send(self, exchange: Exchange, progress: Progress, receive: Receive) -> httpx.Response:
+        upstream, account = self.upstream(exchange), _account(exchange)
+        first = await receive()
+        kind = exchange.content_type
+        if exchange.endpoint == "generations":
+            request = upstream.request("generations", account, first["body"], content_type=kind)
+            return await upstream.send(request, progress)
+        framing = exchange.settings.upstream.edit_framing
+        if framing == "spool" or self.spools:
+            with tempfile.TemporaryFile() as file:
+                length = await _spool(file, first, receive)
+                request = upstream.request("edits", account, _unspooled(file, length), content_type=kind, length=length)
+                return await upstream.send(request, progress)
+        request = upstream.request("edits", account, _pieces(first, receive), content_type=kind)
+        return await upstream.send(request, progress)
+
+
+def _account(exchange: Exchange) -> Account:
+    if exchange.account is None:
+        raise AssertionError("Reserve names the account")
+    return exchange.account
+
+
+async def _pieces(message: Message, receive: Receive) -> AsyncIterator[bytes]:
+    while message["more_body"]:
+        yield message["body"]
+        message = await receive()
+    yield Closing(message["body"])
+
+
+async def _spool(file: IO[bytes], message: Message, receive: Receive) -> int:
+    """The whole body into a file, before a byte of it goes up; its length."""
+    while message["more_body"]:
+        file.write(message["body"])
+        message = await receive()
+    file.write(message["body"])
+    length = file.tell()
+    file.seek(0)
+    return length
+
+
+async def _unspooled(file: IO[bytes], left: int) -> AsyncIterator[bytes]:
+    while left > _SPOOL_PIECE:
+        left -= _SPOOL_PIECE
+        yield file.read(_SPOOL_PIECE)
+    yield Closing(file.read(left))
+
+
+class _Answer:
+    """One answer on its way down. began: when the closing bytes went up, on the monotonic clock."""
+
+    def __init__(self, exchange: Exchange, scope: Scope, send: Send, response: httpx.Response, *, began: float) -> None:
+        self._exchange, self._scope, self._send, self._response = exchange, scope, send, response
+        self._ends = began + exchange.settings.upstream.total_timeout - _HURRY
+        self._client_reads = True
+        exchange.upstream_status = response.status_code
+
+    async def pass_on(self) -> None:
+        if not self._response.is_success:
+            raise await self._refusal()
+        pieces = aiter(self._stream())
+        head: list[bytes] = []
+        size = 0
+        async for piece in pieces:
+            head.append(piece)
+            size += len(piece)
+            if size > _WHOLE:
+                await self._pass_stream(head, pieces)
+                return
+        body = b"".join(head)
+        made = count_images(body)
+        if made is None:
+            raise outcomes.unknown()
+        self._exchange.made, self._exchange.whole = made, True
+        await self._start(len(body))
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def _refusal(self) -> Exception:
+        body = b""
+        try:
+            async for piece in self._stream():
+                body += piece
+                if len(body) > _WHOLE:
+                    break
+        except UpstreamError:
+            # The status has said it; its reasons may be cut off.
+            pass
+        return outcomes.refusal(
+            self._response.status_code,
+            body[:_WHOLE],
+            retry_after=self._response.headers.get("retry-after"),
+            account_key=_account(self._exchange).api_key,
+        )
+
+    async def _pass_stream(self, head: list[bytes], pieces: AsyncIterator[bytes]) -> None:
+        counter = ImageCounter()
+        length = self._response.headers.get("content-length")
+        await self._start(int(length) if length is not None else None)
+        held = b"".join(head)
+        counter.feed(held)
+        try:
+            async for piece in pieces:
+                counter.feed(piece)
+                await self._body(held, more=True)
+                held = piece
+        finally:
+            self._exchange.made = counter.count
+        if not counter.complete:
+            raise outcomes.unknown()
+        await self._body(held, more=False)
+
+    async def _start(self, length: int | None) -> None:
+        headers = [(b"content-type", b"application/json")]
+        if length is not None:
+            headers.append((b"content-length", str(length).encode()))
+        await self._send({"type": "http.response.start", "status": self._response.status_code, "headers": headers})
+
+    async def _body(self, piece: bytes, *, more: bool) -> None:
+        if not self._client_reads:
+            return
+        try:
+            async with asyncio.timeout(max(0.0, min(_READ_STALL, self._ends - time.monotonic()))):
+                await self._send({"type": "http.response.body", "body": piece, "more_body": more})
+        except TimeoutError:
+            self._client_reads = False
+            self._scope["extensions"]["gateway.abort"]()
+
+    def _stream(self) -> httpx.AsyncByteStream:
+        stream = self._response.stream
+        if not isinstance(stream, httpx.AsyncByteStream):
+            raise TypeError("the transport gives asynchronous streams")
+        return stream

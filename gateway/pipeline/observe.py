@@ -1,0 +1,71 @@
+"""Observe: gives a request its id and its exchange, marks every answer, and says at the end what happened."""
+
+import time
+from collections.abc import Callable
+from secrets import token_hex
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway import exchange as exchanges
+from gateway.core import framing
+from gateway.core.catalog import Settings
+from gateway.exchange import Exchange
+
+_ENDPOINTS = {
+    f"{prefix}/images/{name}{slash}": name
+    for prefix in ("/v1", "")
+    for name in ("generations", "edits")
+    for slash in ("", "/")
+}
+
+
+class Observe:
+    """The outermost step. settings: the config in force; ended(exchange): told once for each request."""
+
+    def __init__(self, app: ASGIApp, *, settings: Callable[[], Settings], ended: Callable[[Exchange], None]) -> None:
+        self.app = app
+        self.settings = settings
+        self.ended = ended
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        settings = self.settings()
+        headers: list[tuple[bytes, bytes]] = scope["headers"]
+        peer = scope["client"][0] if scope.get("client") else ""
+        exchange = Exchange(
+            id=f"req_{token_hex(12)}",
+            settings=settings,
+            endpoint=_ENDPOINTS.get(scope["path"], "other"),
+            client_ip=framing.client_address(peer, headers, settings.listen.trusted_proxies),
+            headers=headers,
+            began=time.monotonic(),
+        )
+        retries = exchange.header(b"x-stainless-retry-count")
+        exchange.retry_count = int(retries) if retries is not None and retries.isdigit() and len(retries) < 4 else 0
+
+        async def counted() -> Message:
+            began = time.monotonic()
+            message = await receive()
+            exchange.client_seconds += time.monotonic() - began
+            exchange.bytes_in += len(message.get("body", b""))
+            return message
+
+        async def marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                exchange.status = message["status"]
+                own = [(b"x-request-id", exchange.id.encode()), (b"cache-control", b"no-store")]
+                own.append((b"x-content-type-options", b"nosniff"))
+                if exchange.team is not None:
+                    own.append((b"x-gateway-team", exchange.team.id.encode()))
+                message = {**message, "headers": [*message.get("headers", ()), *own]}
+            else:
+                exchange.bytes_out += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self.app(exchanges.bind(scope, exchange), counted, marked)
+        finally:
+            exchange.ended = time.monotonic()
+            self.ended(exchange)

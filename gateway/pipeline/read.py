@@ -1,0 +1,168 @@
+"""Read: the strict reading of a body. Inside it, a body is the gateway's own bytes and its end means a known order.
+
+A generation's JSON is taken whole (it is small and bounded) and becomes the order. An edit's form is read as it
+arrives: files pass on at once, re-framed between part headers of the gateway's own, texts are withheld. In both
+cases the last message that the steps inside receive is empty, and the order stands on the exchange by then.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from secrets import token_hex
+from typing import cast
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway import exchange as exchanges
+from gateway.core import framing, jsonbody, multipart, orders
+from gateway.core.errors import ClientGone, RequestTimeout, RequestTooLarge, UnsupportedMediaType
+from gateway.core.multipart import Field, FileBegan, FileData, FormReader
+from gateway.core.png import PngHead, check_mask_size
+from gateway.core.pricing import price
+from gateway.core.rewriting import FormWriter
+from gateway.exchange import Exchange
+
+_KB = 1024
+
+
+class Read:
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = exchanges.of(scope)
+        _check_encoding(exchange)
+        source = _Source(exchange, receive)
+        reading = _read_json(exchange, source) if exchange.endpoint == "generations" else _read_form(exchange, source)
+        try:
+            await self.app(scope, reading.__anext__, send)
+        finally:
+            await reading.aclose()  # type: ignore[attr-defined]  # an async generator, typed by what steps may use
+
+
+class _Source:
+    """The client's bytes, with the deadlines of `request_limits`: between two pieces and over all of them."""
+
+    def __init__(self, exchange: Exchange, receive: Receive) -> None:
+        limits = exchange.settings.limits
+        self._idle, self._left = limits.body_idle_timeout, limits.body_total_timeout
+        self._receive = receive
+        self.more = True
+
+    async def piece(self) -> bytes:
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(max(0.0, min(self._idle, self._left))):
+                message = await self._receive()
+        except TimeoutError as exc:
+            raise RequestTimeout("The request's body stalled or came too slowly.") from exc
+        self._left -= time.monotonic() - began
+        if message["type"] == "http.disconnect":
+            raise ClientGone("The client left before its request was complete.")
+        self.more = message.get("more_body", False)
+        return cast("bytes", message.get("body", b""))
+
+
+def _message(body: bytes, *, more: bool) -> Message:
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+def _check_encoding(exchange: Exchange) -> None:
+    encoding = exchange.header(b"content-encoding")
+    if encoding is not None and encoding.strip().lower() != b"identity":
+        raise UnsupportedMediaType("The body is sent as it is: no Content-Encoding is taken.")
+
+
+async def _read_json(exchange: Exchange, source: _Source) -> AsyncIterator[Message]:
+    limit = exchange.settings.limits.max_json_size
+    kind, _, rest = (exchange.header(b"content-type") or b"").partition(b";")
+    charset = rest.strip().lower().replace(b'"', b"")
+    if kind.strip().lower() != b"application/json" or charset not in (b"", b"charset=utf-8"):
+        raise UnsupportedMediaType("A generation is sent as application/json in UTF-8.")
+    too_large = RequestTooLarge(f"The request's JSON is larger than {limit} bytes.")
+    if (framing.content_length(exchange.headers) or 0) > limit:
+        raise too_large
+    pieces: list[bytes] = []
+    size = 0
+    while source.more:
+        piece = await source.piece()
+        size += len(piece)
+        if size > limit:
+            raise too_large
+        pieces.append(piece)
+    body = jsonbody.decode(b"".join(pieces))
+    team = exchange.known()
+    _take(exchange, orders.from_json(body, settings=exchange.settings, team=team, endpoint="generations"))
+    yield _message(b"", more=False)
+
+
+async def _read_form(exchange: Exchange, source: _Source) -> AsyncIterator[Message]:
+    settings = exchange.settings
+    boundary = multipart.parse_content_type(exchange.header(b"content-type") or b"")
+    images = max((model.edit_max_images for model in settings.models.values()), default=1)
+    limits = multipart.FormLimits(
+        max_image_size=settings.limits.max_image_size,
+        max_prompt_chars=settings.limits.max_prompt_chars,
+        max_images=images,
+    )
+    most = (images + 1) * limits.max_image_size + 4 * limits.max_prompt_chars + 64 * _KB * limits.max_parts
+    if (framing.content_length(exchange.headers) or 0) > most:
+        raise RequestTooLarge(f"An edit's body is larger than {most} bytes, more than its images and texts may be.")
+    reader = FormReader(boundary, limits=limits)
+    exchange.writer = FormWriter(token_hex(16), max_images=images)
+    form = _Form(exchange.writer)
+    while source.more:
+        piece = await source.piece()
+        out = b"".join([framed for event in reader.feed(piece) for framed in form.take(event)])
+        if out:
+            yield _message(out, more=True)
+    reader.close()
+    order = orders.from_form(form.fields, form.files, settings=settings, team=exchange.known())
+    _take(exchange, order)
+    yield _message(b"", more=False)
+
+
+class _Form:
+    """What has come of a form: its texts, its files' names, and the first image's and the mask's size."""
+
+    def __init__(self, writer: FormWriter) -> None:
+        self._writer = writer
+        self.fields: dict[str, str] = {}
+        self.files: list[str] = []
+        self._head = PngHead("image")
+        self._held: list[bytes] = []
+        self._sizes: dict[str, tuple[int, int]] = {}
+
+    def take(self, event: multipart.Event) -> list[bytes]:
+        """The bytes that go up because of an event. A file's first bytes wait until they are known to be a PNG's."""
+        if isinstance(event, Field):
+            self.fields[event.name] = event.value
+            return []
+        if isinstance(event, FileBegan):
+            self.files.append(event.name)
+            self._head = PngHead("mask" if event.name == "mask" else "image")
+            self._held = [self._writer.file_head(event.name)]
+            return []
+        if isinstance(event, FileData):
+            if self._head.size is not None:
+                return [event.data]
+            self._head.feed(event.data)
+            self._held.append(event.data)
+            if self._head.size is None:
+                return []
+            self._check_size(self._head.size)
+            held, self._held = self._held, []
+            return held
+        self._head.close()
+        return [self._writer.file_tail()]
+
+    def _check_size(self, size: tuple[int, int]) -> None:
+        self._sizes.setdefault(self._head.param, size)
+        if len(self._sizes) == 2:
+            check_mask_size(self._sizes["image"], self._sizes["mask"])
+
+
+def _take(exchange: Exchange, order: orders.Order) -> None:
+    exchange.order = order
+    exchange.model = exchange.settings.models[order.model]
+    exchange.cost = price(order, exchange.model) or 0

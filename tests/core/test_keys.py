@@ -1,0 +1,181 @@
+"""Keys: their form, how a request carries one and how it is found."""
+
+import hashlib
+import zlib
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core import keys
+from gateway.core.catalog import Key
+from gateway.core.errors import AuthenticationFailed, ParameterError
+
+MESSAGE = "No valid key. Ask image-gateway@example.com."
+SECRET = keys.make(bytes(range(40)))
+OWN_SECRET = "a-secret-that-the-company-had-before-us"
+EXPIRES = 1_000.0
+
+
+def _known(*secrets: str, expires: float | None = None) -> dict[bytes, Key]:
+    digests = [keys.digest(secret) for secret in secrets]
+    return {value: Key(team="design", id="ci", digest=value, expires=expires) for value in digests}
+
+
+def _refusal(call: Callable[[], object]) -> AuthenticationFailed:
+    with pytest.raises(AuthenticationFailed) as caught:
+        call()
+    return caught.value
+
+
+@given(st.binary(min_size=keys.RANDOM_BYTES, max_size=keys.RANDOM_BYTES))
+def test_make_gives_the_documented_form(random_bytes: bytes) -> None:
+    """A key is the prefix, 33 base62 characters that stand for the randomness, and 6 for their CRC-32."""
+    key = keys.make(random_bytes)
+    prefix, body, checksum = key[:4], key[4:37], key[37:]
+    number = 0
+    for character in body:
+        number = number * 62 + keys.ALPHABET.index(character)
+    crc = 0
+    for character in checksum:
+        crc = crc * 62 + keys.ALPHABET.index(character)
+    assert (prefix, len(key)) == ("igw_", 43)
+    assert number == int.from_bytes(random_bytes, "big") % 62**33
+    assert crc == zlib.crc32(body.encode())
+    assert keys.looks_like_key(key)
+
+
+def test_the_form_is_fixed_for_ever() -> None:
+    """A key made today is recognized by every later version, so its form is pinned by an example."""
+    assert keys.make(bytes(40)) == "igw_00000000000000000000000000000000026BYXP"
+
+
+def test_make_refuses_too_little_randomness() -> None:
+    """With fewer random bytes than documented there is no key at all."""
+    with pytest.raises(ValueError, match="40 random bytes, got 39"):
+        keys.make(bytes(39))
+
+
+@given(st.integers(0, 42), st.sampled_from(keys.ALPHABET))
+def test_any_changed_character_breaks_the_checksum(position: int, character: str) -> None:
+    """CRC-32 finds every single wrong character, so a mistyped key never looks like one."""
+    changed = SECRET[:position] + character + SECRET[position + 1 :]
+    assert keys.looks_like_key(changed) == (changed == SECRET)
+
+
+@pytest.mark.parametrize("text", ["", "igw_", SECRET[:-1], SECRET + "0", SECRET + "\n", " " + SECRET, SECRET.upper()])
+def test_other_text_does_not_look_like_a_key(text: str) -> None:
+    """Length, prefix and letter case are part of the form, and nothing may stand around it."""
+    assert not keys.looks_like_key(text)
+
+
+def test_digest_is_plain_sha256() -> None:
+    """The config's hash can be made by any tool: it is SHA-256 of the UTF-8 and nothing more."""
+    assert keys.digest("schlüssel") == hashlib.sha256("schlüssel".encode()).digest()
+
+
+@pytest.mark.parametrize("secret", [SECRET, OWN_SECRET, "x" * 32, "x" * 512])
+def test_find_gives_the_key_whose_hash_is_known(secret: str) -> None:
+    """Our own keys and any secret of 32 to 512 characters open the key that has their hash."""
+    assert keys.find(secret, _known(secret, "y" * 40), 0.0, message=MESSAGE).digest == keys.digest(secret)
+
+
+@pytest.mark.parametrize("secret", ["x" * 31, "x" * 513, "short"])
+def test_find_refuses_a_secret_of_another_length_even_if_its_hash_is_known(secret: str) -> None:
+    """A weak secret does not open anything, whatever the config holds."""
+    assert _refusal(lambda: keys.find(secret, _known(secret), 0.0, message=MESSAGE)).reason == "unknown"
+
+
+def test_find_refuses_a_broken_key_without_looking_it_up() -> None:
+    """With our prefix and a wrong checksum a secret is refused although its hash is known."""
+    broken = SECRET[:-1] + ("0" if SECRET[-1] != "0" else "1")
+    assert _refusal(lambda: keys.find(broken, _known(broken), 0.0, message=MESSAGE)).reason == "malformed"
+
+
+def test_find_compares_the_digest_it_found() -> None:
+    """A mapping that gives a key with another digest does not let the secret in."""
+    wrong = {keys.digest(SECRET): Key(team="design", id="ci", digest=keys.digest(OWN_SECRET))}
+    assert _refusal(lambda: keys.find(SECRET, wrong, 0.0, message=MESSAGE)).reason == "unknown"
+
+
+def test_a_key_expires_at_its_second() -> None:
+    """`expires` is exclusive: just before it the key works, at it no more."""
+    known = _known(SECRET, expires=EXPIRES)
+    assert keys.find(SECRET, known, EXPIRES - 0.001, message=MESSAGE).id == "ci"
+    assert _refusal(lambda: keys.find(SECRET, known, EXPIRES, message=MESSAGE)).reason == "expired"
+
+
+def test_all_refusals_read_the_same() -> None:
+    """Missing, malformed, unknown and expired keys get one identical answer: only the reason for the log differs."""
+    refusals = [
+        _refusal(lambda: keys.from_headers([], message=MESSAGE)),
+        _refusal(lambda: keys.from_headers([(b"authorization", b"Basic eDp5")], message=MESSAGE)),
+        _refusal(lambda: keys.find("igw_nonsense", {}, 0.0, message=MESSAGE)),
+        _refusal(lambda: keys.find(SECRET, {}, 0.0, message=MESSAGE)),
+        _refusal(lambda: keys.find(SECRET, _known(SECRET, expires=0.0), 0.0, message=MESSAGE)),
+    ]
+    assert [refusal.reason for refusal in refusals] == ["missing", "malformed", "malformed", "unknown", "expired"]
+    assert {str(refusal.body()) for refusal in refusals} == {str(refusals[0].body())}
+    assert refusals[0].message == MESSAGE
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [(b"authorization", b"Bearer KEY")],
+        [(b"authorization", b"bEARER   KEY ")],
+        [(b"api-key", b"KEY")],
+        [(b"api-key", b" KEY\t"), (b"host", b"example.com")],
+        [(b"authorization", b"Bearer KEY"), (b"api-key", b"KEY")],
+        [(b"api-key", b"KEY"), (b"api-key", b"KEY")],
+        [(b"authorization", b"Bearer"), (b"api-key", b"KEY")],
+        [(b"authorization", b""), (b"api-key", b"KEY")],
+        [(b"authorization", b"Bearer KEY"), (b"api-key", b"")],
+    ],
+)
+def test_the_credential_is_taken_from_either_header(headers: list[tuple[bytes, bytes]]) -> None:
+    """Bearer in any letter case or `api-key`, or both with the same key; an empty header says nothing."""
+    assert keys.from_headers(headers, message=MESSAGE) == "KEY"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [(b"authorization", b"Bearer KEY"), (b"authorization", b"Bearer KEY")],
+        [(b"authorization", b"Bearer KEY"), (b"authorization", b"")],
+        [(b"authorization", b"Bearer KEY"), (b"api-key", b"OTHER")],
+        [(b"api-key", b"KEY"), (b"api-key", b"OTHER")],
+    ],
+)
+def test_two_credentials_that_differ_are_the_requests_fault(headers: list[tuple[bytes, bytes]]) -> None:
+    """Which of two keys counts is nobody's guess: 400, and neither of them stands in the answer."""
+    with pytest.raises(ParameterError) as caught:
+        keys.from_headers(headers, message=MESSAGE)
+    assert caught.value.status == 400
+    assert "KEY" not in str(caught.value.body())
+    assert "OTHER" not in str(caught.value.body())
+
+
+@pytest.mark.parametrize(
+    ("headers", "reason"),
+    [
+        ([], "missing"),
+        ([(b"authorization", b"")], "missing"),
+        ([(b"authorization", b"Bearer ")], "missing"),
+        ([(b"api-key", b" ")], "missing"),
+        ([(b"x-api-key", b"KEY")], "missing"),
+        ([(b"authorization", b"Basic eDp5")], "malformed"),
+        ([(b"authorization", b"KEY")], "malformed"),
+        ([(b"authorization", b"Bearer\tKEY")], "malformed"),
+        ([(b"authorization", b"Bearer KEY KEY")], "malformed"),
+        ([(b"authorization", b"Bearer a, Bearer b")], "malformed"),
+        ([(b"authorization", "Bearer schlüssel".encode())], "malformed"),
+        ([(b"authorization", b"Bearer KEY\x00")], "malformed"),
+        ([(b"authorization", b"Bearer KEY\n")], "malformed"),
+        ([(b"api-key", b"KEY\x7f")], "malformed"),
+    ],
+)
+def test_no_credential_or_an_unreadable_one_is_refused(headers: list[tuple[bytes, bytes]], reason: str) -> None:
+    """Nothing sent is missing; another scheme or a byte outside visible ASCII is malformed."""
+    assert _refusal(lambda: keys.from_headers(headers, message=MESSAGE)).reason == reason
