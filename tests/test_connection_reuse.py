@@ -192,7 +192,9 @@ def test_the_stale_connection_race(run: Run, reset: bool) -> None:
 
     async def scenario() -> None:
         chance = random.Random(7)
-        idle = 0.06
+        idle = (
+            0.15  # well over the idling up to which a connection is trusted: the lag of a busy machine counts as idling
+        )
 
         async def script(peer: Peer) -> None:
             while True:
@@ -217,12 +219,12 @@ def test_the_stale_connection_race(run: Run, reset: bool) -> None:
 
             async def caller() -> None:
                 nonlocal answered
-                for _ in range(20):
+                for _ in range(10):
                     assert await call(transport, server) == b"ok"
                     answered += 1
                     await asyncio.sleep(idle + chance.uniform(-0.004, 0.003))
 
-            await asyncio.gather(*(caller() for _ in range(10)))
+            await asyncio.gather(*(caller() for _ in range(20)))
             assert answered == 200
             assert server.executed == 200
             assert server.accepted > 20  # the race was on

@@ -16,10 +16,8 @@ from pydantic import AfterValidator, BeforeValidator, PlainValidator, WithJsonSc
 
 from gateway.config.problems import did_you_mean, shown
 from gateway.config.quantities import Number
-from gateway.core.keys import looks_like_key
 
 RESERVED = frozenset({"organization", "other", "none"})  #: labels with a meaning of their own in metrics
-
 
 _IMAGE_SIZE = re.compile(r"[1-9][0-9]{1,4}x[1-9][0-9]{1,4}")
 _ID = re.compile(r"[a-z0-9-]{1,63}")
@@ -114,8 +112,6 @@ def secret_ref(value: object) -> SecretRef:
 def key_hash(value: object) -> str:
     """Read the SHA-256 of a key, 64 hexadecimal digits, into lower case."""
     text = value if isinstance(value, str) else ""
-    if looks_like_key(text):
-        raise ValueError("this is a key itself, not its hash: revoke it, for whoever read this file has it")
     if not _SHA256.fullmatch(text):
         raise ValueError("expected the SHA-256 of a key, 64 hexadecimal digits (from `gateway keys hash`)")
     return text.lower()

@@ -97,22 +97,14 @@ def _real(digits: str) -> float:
 
 
 def _refuse_lone_surrogates(value: dict[str, object]) -> None:
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError as exc:
-        name = next((n for n, v in value.items() if not _encodable([n, v])), "")
-        param = named(name)
-        raise ParameterError(
-            f'The parameter "{param}" contains half of a surrogate pair, which is no character.', param=param
-        ) from exc
-
-
-def _encodable(value: object) -> bool:
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    for name, part in value.items():
+        try:
+            json.dumps([name, part], ensure_ascii=False).encode()
+        except UnicodeEncodeError as exc:
+            param = named(name)
+            raise ParameterError(
+                f'The parameter "{param}" contains half of a surrogate pair, which is no character.', param=param
+            ) from exc
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer, parse_float=_real)

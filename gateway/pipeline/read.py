@@ -7,7 +7,7 @@ cases the last message that the steps inside receive is empty, and the order sta
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from secrets import token_hex
 from typing import cast
 
@@ -33,11 +33,11 @@ class Read:
         exchange = exchanges.of(scope)
         _check_encoding(exchange)
         source = _Source(exchange, receive)
-        reading = _read_json(exchange, source) if exchange.endpoint == "generations" else _read_form(exchange, source)
+        reading = _json(exchange, source) if exchange.endpoint == "generations" else _form(exchange, source)
         try:
             await self.app(scope, reading.__anext__, send)
         finally:
-            await reading.aclose()  # type: ignore[attr-defined]  # an async generator, typed by what steps may use
+            await reading.aclose()
 
 
 class _Source:
@@ -73,22 +73,30 @@ def _check_encoding(exchange: Exchange) -> None:
         raise UnsupportedMediaType("The body is sent as it is: no Content-Encoding is taken.")
 
 
-async def _read_json(exchange: Exchange, source: _Source) -> AsyncIterator[Message]:
+def _json(exchange: Exchange, source: _Source) -> AsyncGenerator[Message, None]:
+    """Check what the head says; then the reading of the body."""
     limit = exchange.settings.limits.max_json_size
     kind, _, rest = (exchange.header(b"content-type") or b"").partition(b";")
     charset = rest.strip().lower().replace(b'"', b"")
     if kind.strip().lower() != b"application/json" or charset not in (b"", b"charset=utf-8"):
         raise UnsupportedMediaType("A generation is sent as application/json in UTF-8.")
-    too_large = RequestTooLarge(f"The request's JSON is larger than {limit} bytes.")
     if (framing.content_length(exchange.headers) or 0) > limit:
-        raise too_large
+        raise _too_large_json(limit)
+    return _read_json(exchange, source, limit)
+
+
+def _too_large_json(limit: int) -> RequestTooLarge:
+    return RequestTooLarge(f"The request's JSON is larger than {limit} bytes.")
+
+
+async def _read_json(exchange: Exchange, source: _Source, limit: int) -> AsyncGenerator[Message, None]:
     pieces: list[bytes] = []
     size = 0
     while source.more:
         piece = await source.piece()
         size += len(piece)
         if size > limit:
-            raise too_large
+            raise _too_large_json(limit)
         pieces.append(piece)
     body = jsonbody.decode(b"".join(pieces))
     team = exchange.known()
@@ -96,10 +104,12 @@ async def _read_json(exchange: Exchange, source: _Source) -> AsyncIterator[Messa
     yield _message(b"", more=False)
 
 
-async def _read_form(exchange: Exchange, source: _Source) -> AsyncIterator[Message]:
+def _form(exchange: Exchange, source: _Source) -> AsyncGenerator[Message, None]:
+    """Check what the head says; then the reading of the body."""
     settings = exchange.settings
     boundary = multipart.parse_content_type(exchange.header(b"content-type") or b"")
-    images = max((model.edit_max_images for model in settings.models.values()), default=1)
+    team = exchange.known()
+    images = max((model.edit_max_images for model in orders.permitted_models(settings, team, "edits")), default=1)
     limits = multipart.FormLimits(
         max_image_size=settings.limits.max_image_size,
         max_prompt_chars=settings.limits.max_prompt_chars,
@@ -108,16 +118,20 @@ async def _read_form(exchange: Exchange, source: _Source) -> AsyncIterator[Messa
     most = (images + 1) * limits.max_image_size + 4 * limits.max_prompt_chars + 64 * _KB * limits.max_parts
     if (framing.content_length(exchange.headers) or 0) > most:
         raise RequestTooLarge(f"An edit's body is larger than {most} bytes, more than its images and texts may be.")
-    reader = FormReader(boundary, limits=limits)
     exchange.writer = FormWriter(token_hex(16), max_images=images)
-    form = _Form(exchange.writer)
+    return _read_form(exchange, source, FormReader(boundary, limits=limits), _Form(exchange.writer))
+
+
+async def _read_form(
+    exchange: Exchange, source: _Source, reader: FormReader, form: "_Form"
+) -> AsyncGenerator[Message, None]:
     while source.more:
         piece = await source.piece()
         out = b"".join([framed for event in reader.feed(piece) for framed in form.take(event)])
         if out:
             yield _message(out, more=True)
     reader.close()
-    order = orders.from_form(form.fields, form.files, settings=settings, team=exchange.known())
+    order = orders.from_form(form.fields, form.files, settings=exchange.settings, team=exchange.known())
     _take(exchange, order)
     yield _message(b"", more=False)
 

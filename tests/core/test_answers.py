@@ -19,7 +19,7 @@ def error(message: object, **facts: object) -> bytes:
 
 
 def message_of(body: bytes) -> str:
-    return upstream_error(body, 400, secrets=[ACCOUNT]).message
+    return upstream_error(body, 400, secrets=[Secret(""), ACCOUNT]).message
 
 
 def test_the_upstream_speaks_for_itself() -> None:

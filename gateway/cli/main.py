@@ -1,0 +1,41 @@
+"""The `gateway` command. Each command group has a file of its own, imported when it is called."""
+
+from typing import Annotated
+
+import typer
+
+from gateway import __version__
+from gateway.cli import check, demo, keys, schema, serve, simulate
+
+app = typer.Typer(
+    name="gateway",
+    help="A company's own door to the 3xCoder image API: a key per team, quotas that hold, usage you can see.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,  # locals may hold secrets
+)
+app.command("serve")(serve.serve)
+app.command("demo")(demo.demo)
+app.command("simulate")(simulate.simulate)
+app.command("check")(check.check)
+app.command("schema")(schema.schema)
+app.add_typer(keys.app, name="keys")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"gateway {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """A company's own door to the 3xCoder image API."""
+    del version
+
+
+def main() -> None:
+    app()

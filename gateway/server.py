@@ -1,0 +1,118 @@
+"""The gunicorn application: listeners, workers, and what the master holds for them (store, metrics folder)."""
+
+import logging
+import resource
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
+from gunicorn.glogging import Logger
+
+from gateway import logs
+from gateway.core.catalog import Settings
+from gateway.ledger.embedded import EmbeddedStore
+
+#: Seconds beyond the longest request that workers get to end in.
+_LAST_ANSWERS = 20
+
+#: Descriptors that are not a request's: listeners, the store, logs, metrics files.
+_OTHER_FILES = 200
+
+
+class Gateway(BaseApplication):  # type: ignore[misc]  # the package carries no types
+    """One gateway: a master and its workers.
+
+    store_url is where the ledger is; embedded: the store that this master runs, or None where it stands elsewhere.
+    """
+
+    def __init__(self, settings: Settings, *, workers: int | None = None) -> None:
+        self.settings = settings
+        self.workers = workers or settings.listen.workers
+        self.embedded = EmbeddedStore(Path(settings.store.data_dir)) if settings.store.kind == "embedded" else None
+        self.metrics_folder = Path(tempfile.mkdtemp(prefix="gateway-metrics-"))
+        super().__init__()
+
+    @property
+    def store_url(self) -> str:
+        if self.embedded is not None:
+            return self.embedded.url
+        url = self.settings.store.url
+        if url is None:
+            raise AssertionError("the config has an address for every store that is not embedded")
+        return url.reveal()
+
+    def load_config(self) -> None:
+        listen, upstream = self.settings.listen, self.settings.upstream
+        chosen: Mapping[str, Any] = {
+            "bind": [_address(listen.public), _address(listen.admin)],
+            "workers": self.workers,
+            "worker_class": "gateway.worker.Worker",
+            "worker_tmp_dir": "/dev/shm" if Path("/dev/shm").is_dir() else None,  # noqa: S108  memory, for heartbeats
+            "proc_name": "gateway",
+            "graceful_timeout": int(upstream.total_timeout) + _LAST_ANSWERS,
+            "timeout": 60,
+            "keepalive": 5,
+            "backlog": 2048,
+            "control_socket_disable": True,
+            "logger_class": "gateway.server.Words",
+            "on_exit": self._leave,
+        }
+        for name, value in chosen.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> None:
+        """The worker builds its own application on its own event loop."""
+
+    def run(self) -> None:
+        _raise_file_limit(self.settings.limits.max_inflight_per_worker)
+        try:
+            if self.embedded is not None:
+                self.embedded.start()
+            Master(self).run()
+        finally:
+            self._leave(None)
+
+    def _leave(self, _: object) -> None:
+        if self.embedded is not None:
+            self.embedded.stop()
+        shutil.rmtree(self.metrics_folder, ignore_errors=True)
+
+
+class Master(Arbiter):  # type: ignore[misc]  # the package carries no types
+    """gunicorn's master, which once a turn also looks after the embedded store."""
+
+    def manage_workers(self) -> None:
+        embedded: EmbeddedStore | None = self.app.embedded
+        if embedded is not None and embedded.poll():
+            logs.line("embedded store respawned")
+        super().manage_workers()
+
+
+def _address(address: tuple[str, int]) -> str:
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _raise_file_limit(inflight: int) -> None:
+    """A request in flight takes two descriptors, one to each side."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    needed = 2 * inflight + _OTHER_FILES
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        logs.line("open-file limit below max_inflight_per_worker", limit=hard, needed=needed)
+
+
+class Words(Logger):  # type: ignore[misc]  # the package carries no types
+    """gunicorn's words go the way of all others: to the root logger, which writes JSON lines."""
+
+    def setup(self, cfg: object) -> None:
+        self.cfg = cfg
+        self.error_log.propagate = True
+        self.error_log.handlers = []
+        self.error_log.setLevel(logging.INFO)
+        self.access_log.disabled = True

@@ -1,0 +1,132 @@
+"""A gunicorn worker: uvicorn's loop with our protocol, both listeners, and everything that lives on its event loop."""
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from gunicorn.arbiter import Arbiter
+from prometheus_client import CollectorRegistry
+from uvicorn._compat import asyncio_run
+from uvicorn.config import Config
+from uvicorn.server import Server
+from uvicorn_worker import UvicornWorker
+
+from gateway import __version__, logs
+from gateway.app import build_admin, build_app
+from gateway.core.catalog import Settings
+from gateway.ledger.redis import RedisLedger
+from gateway.metrics import Metrics, take_slot
+from gateway.parts import Parts, Readiness
+from gateway.pipeline.meter import Tally
+from gateway.protocol import Protocol
+from gateway.transport import Transport
+
+#: Seconds beyond the body's and the upstream's own limits after which nobody can still be working on a request.
+_MARGIN = 60.0
+
+
+@contextlib.asynccontextmanager
+async def assembled(settings: Settings, store_url: str) -> AsyncIterator[Parts]:
+    """One worker's parts on the running loop, with the ledger's beat going; let go in order at the end."""
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    metrics.prime(settings)
+    metrics.build_info.labels(__version__).set(1)
+    metrics.start_time.set(time.time())
+    metrics.config_info.labels(settings.hash).set(1)
+    metrics.config_success.set(1)
+    metrics.config_time.set(time.time())
+    metrics.inflight_limit.set(settings.limits.max_inflight_per_worker)
+    tally = Tally(metrics)
+    limits = settings.limits
+    ledger = RedisLedger(
+        store_url,
+        namespace=settings.store.namespace,
+        deadline=limits.body_total_timeout + settings.upstream.total_timeout + _MARGIN,
+        patience=limits.body_total_timeout + _longest_wait(settings) + _MARGIN,
+        observe=tally.stored,
+        presumed=tally.presumed,
+    )
+    transport = Transport()
+    parts = Parts(lambda: settings, ledger, transport, registry, metrics, tally, Readiness(ledger))
+    beat = asyncio.create_task(ledger.run())
+    try:
+        yield parts
+    finally:
+        beat.cancel()
+        await asyncio.gather(beat, return_exceptions=True)
+        await ledger.close()
+        await transport.aclose()
+
+
+def _longest_wait(settings: Settings) -> float:
+    return max((rule.wait for team in settings.teams.values() for rule in team.rules), default=0.0)
+
+
+class Worker(UvicornWorker):  # type: ignore[misc]  # the package carries no types
+    """`self.app` is gateway.server's application: it has the settings, the store's address and the metrics folder."""
+
+    def run(self) -> None:
+        # gunicorn's signals are back at their defaults by now; ours are set on the loop.
+        asyncio_run(self._serve(), loop_factory=self.config.get_loop_factory())
+
+    async def _serve(self) -> None:
+        folder: Path = self.app.metrics_folder
+        settings: Settings = self.app.settings
+        take_slot(folder)
+        async with assembled(settings, self.app.store_url) as parts:
+            server = _Server(self._config(parts, folder), parts.readiness)
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+                loop.add_signal_handler(number, server.leave)
+            gc.collect()
+            gc.freeze()  # what is here now stays: the collector need not walk it again and again
+            gc.set_threshold(50_000, 20, 50)
+            await server._serve(sockets=self.sockets)  # noqa: SLF001  `serve` would set and re-raise signals of its own
+        if not server.started:
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+    def _config(self, parts: Parts, folder: Path) -> Config:
+        config: Any = Config(
+            build_app(parts),
+            http=Protocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=self.cfg.keepalive,
+            timeout_notify=1,
+            callback_notify=self.callback_notify,
+            backlog=self.cfg.backlog,
+        )
+        config.admin_app = build_admin(parts, folder)
+        config.admin_address = tuple(self.sockets[1].getsockname()[:2])
+        config.head_seconds = parts.settings().limits.header_timeout
+        return config  # type: ignore[no-any-return]  # uvicorn's own, with three settings of ours
+
+    async def callback_notify(self) -> None:
+        self.notify()
+        if os.getppid() != self.ppid:
+            # The master was killed. Nobody would ever end this worker, or take its place beside the next master's.
+            logs.line("master gone, leaving")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+class _Server(Server):
+    def __init__(self, config: Config, readiness: Readiness) -> None:
+        super().__init__(config)
+        self._readiness = readiness
+
+    def leave(self) -> None:
+        """Take no more connections, end the requests in flight, go. Said twice it means the same."""
+        self._readiness.draining = True
+        self.should_exit = True
