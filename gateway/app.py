@@ -27,7 +27,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route, request_response
+from starlette.routing import Route, Router, request_response
 from starlette.types import ASGIApp
 
 from gateway import logs
@@ -49,8 +49,8 @@ from gateway.transport import Transport
 from gateway.upstream import Upstream
 
 
-def build_app(parts: Parts) -> Starlette:
-    """The public port's application."""
+def build_app(parts: Parts) -> ASGIApp:
+    """The public port's application. Health checks stand before all steps: they are no requests of anyone's."""
     tally, room = parts.tally, Room()
     # Outermost first. Settle stands outside Reserve, so that whatever happens once quota is taken passes it; Reserve
     # outside Rewrite, so that the closing bytes are written from an order that is paid for.
@@ -70,9 +70,8 @@ def build_app(parts: Parts) -> Starlette:
     def known(endpoint: Callable[[Request], Awaitable[Response]]) -> ASGIApp:
         return Authenticate(request_response(endpoint), room=room)
 
-    return Starlette(
+    gateway = Starlette(
         routes=[
-            *health.routes(parts),
             *routes("/images/generations", images, "POST"),
             *routes("/images/edits", images, "POST"),
             *routes("/models", known(team.models), "GET"),
@@ -86,6 +85,7 @@ def build_app(parts: Parts) -> Starlette:
         ],
         exception_handlers={HTTPException: _translate},
     )
+    return Router(routes=health.routes(parts), default=gateway)
 
 
 def build_admin(parts: Parts, folder: Path | None) -> Starlette:

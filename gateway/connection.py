@@ -10,6 +10,7 @@ What it does not do: decide whether to connect, reuse or send again (gateway/tra
 import asyncio
 import select
 import socket
+import ssl
 import struct
 from enum import Enum
 from typing import Protocol, cast
@@ -136,6 +137,16 @@ class Connection(asyncio.Protocol):
     def _is_open(self) -> bool:
         return self._transport is not None and not self._transport.is_closing()
 
+    def _is_clean_end(self) -> bool:
+        """asyncio's TLS reports an end without close_notify, which anyone on the way can forge, like one with it."""
+        tls = self._transport.get_extra_info("ssl_object") if self._transport is not None else None
+        if tls is None:
+            return True
+        try:
+            return not tls.read(1)  # nothing after close_notify; without one it wants more
+        except ssl.SSLError:
+            return False
+
     def _close(self) -> None:
         if self.state is State.CLOSED:
             return
@@ -185,8 +196,8 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def eof_received(self) -> None:
-        """A clean end; it completes only an answer that has no other end (RFC 9112, 6.3, last case)."""
-        if self._answer is not None and self._answer.end_of_file():
+        """Completes only an answer that has no other end (RFC 9112, 6.3, last case), and only by a clean end."""
+        if self._answer is not None and self._is_clean_end() and self._answer.end_of_file():
             self._finish(self._answer)
         else:
             self.fail("cut", None)

@@ -23,6 +23,7 @@ Not done: redirects, cookies, proxies, decompression, HEAD, HTTP/2, environment 
 
 import asyncio
 import ssl
+import time
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 
@@ -94,11 +95,10 @@ class Transport(httpx.AsyncBaseTransport):
 
     async def probe(self, url: httpx.URL, *, connect_timeout: float | None) -> float:
         """Connects, with TLS where the URL says so, sends nothing, and returns the seconds it took."""
-        loop = asyncio.get_running_loop()
-        started = loop.time()
+        started = time.perf_counter()  # the loop's own clock may count in milliseconds
         connection = await self._connect(_origin(url), Progress(), connect_timeout)
         connection.abort()
-        return loop.time() - started
+        return time.perf_counter() - started
 
     async def aclose(self) -> None:
         """Closes every connection; requests in flight fail as cut."""

@@ -44,7 +44,7 @@ def test_the_example_compiles_to_the_rules_it_describes() -> None:
     assert design["usd-month"].warn_at == (50, 80)
     assert design["trial-60"].mode == "shadow"
     assert design["concurrent"].wait == 30.0
-    assert design["wide"].sizes == {"1792x1024", "1024x1792"}
+    assert design["wide"].sizes == frozenset({"1792x1024", "1024x1792"})
     assert [(rule.scope, rule.unit, rule.per, rule.limit) for rule in settings.organization] == [
         ("organization", Unit.USD, Per.MONTH, 420_000_000)
     ]

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config.file import LARGEST, load, parse
+from gateway.config.model import StoreSection
 from gateway.config.problems import ConfigErrors, ConfigUnreadable
 from gateway.core.keys import make
 from tests.config.conftest import SMALLEST, Read
@@ -100,8 +101,7 @@ teams:
 """)
     assert message.split("\n") == [
         "c.yaml:1:23: upstream.accounts[0].name: missing; expected: Names the account in metrics and logs",
-        "c.yaml:2:8: store.kind: missing; expected: embedded (this host only), redis, sentinel or cluster; "
-        "there is no default",
+        f"c.yaml:2:8: store.kind: missing; expected: {StoreSection.model_fields['kind'].description}",
         "c.yaml:3:21: models.m.max_n: must be from 1 to 1000000000, got 0",
         "c.yaml:5:3: teams.a: has neither plan nor quotas; if that is meant, say unlimited: true",
         "c.yaml:6:13: teams.b.plan: unknown plan 'big'; there is none",
