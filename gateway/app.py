@@ -1,21 +1,21 @@
 """The path of a request, in order.
 
-client
+client ── /healthz /readyz
   │
 Observe        id, client's address, times; the log line at the end
 Meter          requests in flight
 Refuse         a broken head is refused; every error inside becomes one shape of answer
-  ├── /healthz /readyz                      open to all
-  └── Authenticate                          whose key; suspension; endpoint; room in this worker
-        ├── /v1/models /v1/usage            what the team may use, what it has used
-        └── /v1/images/generations, edits
-              Read       strict reading: bytes in, an order and the gateway's own bytes out
-              Settle     commits or refunds once, however the request ends
-              Reserve    an edit's slots from its head; all quota before the closing byte
-              Rewrite    the closing bytes, written from the order
-              Forward    up and down
-                │
-              3xCoder
+  │
+Authenticate   whose key; suspension; endpoint; room in this worker
+  ├── /v1/models /v1/usage
+  └── /v1/images/generations, /v1/images/edits
+        Read       strict reading: bytes in, an order and the gateway's own bytes out
+        Settle     commits or refunds once, however the request ends
+        Reserve    an edit's slots from its head; all quota before the closing byte
+        Rewrite    the closing bytes, written from the order
+        Forward    up and down
+          │
+        3xCoder
 """
 
 from collections.abc import Awaitable, Callable

@@ -138,7 +138,7 @@ class Connection(asyncio.Protocol):
         return self._transport is not None and not self._transport.is_closing()
 
     def _is_clean_end(self) -> bool:
-        """asyncio's TLS reports an end without close_notify, which anyone on the way can forge, like one with it."""
+        """TLS in asyncio reports an end without close_notify, which anyone on the way can forge, like one with it."""
         tls = self._transport.get_extra_info("ssl_object") if self._transport is not None else None
         if tls is None:
             return True

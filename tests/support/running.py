@@ -16,10 +16,12 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 from ruamel.yaml import YAML
 
 from gateway.core import keys
@@ -196,14 +198,10 @@ def _numbers(config: Any) -> Any:
 
 
 def _price_table(table: Any) -> Any:
-    from decimal import Decimal
-
     return {quality: {size: float(Decimal(price)) for size, price in sizes.items()} for quality, sizes in table.items()}
 
 
 def _samples(text: str) -> Iterator[tuple[str, dict[str, str], float]]:
-    from prometheus_client.parser import text_string_to_metric_families
-
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             yield sample.name, sample.labels, sample.value
