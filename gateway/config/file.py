@@ -113,7 +113,15 @@ def _compose(text: str, path: Path) -> Node:
         raise ConfigErrors([Problem(str(path), line, col, "", "a control character stands here")]) from exc
     except RecursionError as exc:
         raise ConfigErrors([Problem(str(path), 1, 1, "", "the file is nested too deeply")]) from exc
-    except (ValueError, IndexError, KeyError, AttributeError, TypeError, AssertionError, NotImplementedError) as exc:
+    except (
+        ArithmeticError,
+        AttributeError,
+        AssertionError,
+        LookupError,
+        NotImplementedError,
+        TypeError,
+        ValueError,
+    ) as exc:
         # The parser's own stumbles over odd directives and escapes.
         raise ConfigErrors([Problem(str(path), 1, 1, "", "this cannot be read as YAML")]) from exc
     if not isinstance(node, Node):
@@ -171,8 +179,7 @@ class _Reader:
         self._marks[steps] = _mark(node)
         if isinstance(node, ScalarNode):
             return _scalar(node)
-        if not isinstance(node, MappingNode | SequenceNode):
-            raise self._stop(node, "this cannot be read as YAML")
+        assert isinstance(node, MappingNode | SequenceNode)
         if steps in self._key_marks and not node.flow_style:
             self._marks[steps] = self._key_marks[steps]
         self._open.append(node)

@@ -15,14 +15,15 @@ from gateway.config.values import (
     Id,
     ImageSize,
     KeyHash,
+    Line,
     ModelName,
     Moment,
     Network,
     OneOrMore,
     Parameter,
+    PublicKey,
     Quality,
     SecretValue,
-    Text,
     WebAddress,
     Zone,
 )
@@ -31,7 +32,7 @@ Endpoint = Literal["generations", "edits"]
 Algorithm = Literal[
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "HS256", "HS384", "HS512"
 ]
-NonEmpty = Annotated[Text, Field(min_length=1, max_length=1000)]
+NonEmpty = Annotated[Line, Field(min_length=1, max_length=1000)]
 
 
 def spelt(text: str) -> Any:
@@ -238,7 +239,7 @@ class KeySection(Section):
 class TeamSection(Section):
     """A team: what it may use, its keys and its rules."""
 
-    plan: Text | None = Field(default=None, description="The plan whose rules the team begins with")
+    plan: Id | None = Field(default=None, description="The plan whose rules the team begins with")
     timezone: Zone | None = Field(default=None, description="For the team's windows and dates; default: the file's")
     contact: NonEmpty | None = Field(default=None, description="Ends the team's messages: Ask …; default: the file's")
     suspended: NonEmpty | None = Field(default=None, description="The reason; every request is then refused with it")
@@ -278,7 +279,7 @@ class JwtIssuerSection(Section):
     team_claim: NonEmpty = Field(default="team", description="The claim that holds the team's id")
     jwks_url: WebAddress | None = Field(default=None, description="Where the issuer publishes its keys")
     jwks_file: NonEmpty | None = Field(default=None, description="A file with the issuer's keys, relative to this file")
-    public_key: Annotated[Text, Field(min_length=1)] | None = Field(
+    public_key: PublicKey | None = Field(
         default=None, description="The issuer's public key: PEM text, or env:NAME or file:/path"
     )
     secret: SecretValue | None = Field(default=None, description="A shared secret, as env:NAME or file:/path")

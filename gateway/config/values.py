@@ -39,6 +39,24 @@ def _text(value: object, kind: str) -> str:
     return str(value)
 
 
+def line(value: object) -> str:
+    """Read text for messages: one line that any terminal, header and log may carry."""
+    text = _text(value, "text")
+    if not text.isprintable():
+        raise ValueError("expected text on one line without control characters")
+    return text
+
+
+def public_key(value: object) -> str:
+    """Read a public key in PEM (RFC 7468), or where it is, as ``env:NAME`` or ``file:/path``."""
+    text = _text(value, "a public key").strip()
+    if text.startswith(("env:", "file:")):
+        secret_ref(text)
+    elif not text.startswith("-----BEGIN ") or "PRIVATE" in text or not text.isascii():
+        raise ValueError("expected a public key as PEM text, or env:NAME or file:/path")
+    return text
+
+
 def identifier(value: object) -> str:
     """Read an id: it becomes a metric label, a log field and part of the store's keys."""
     text = _text(value, "an id")
@@ -209,7 +227,8 @@ def one_or_more(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-Text = Annotated[str, BeforeValidator(lambda value: _text(value, "text"))]
+Line = Annotated[str, BeforeValidator(line)]
+PublicKey = Annotated[str, PlainValidator(public_key), WithJsonSchema({"type": "string"})]
 Id = Annotated[str, PlainValidator(identifier), WithJsonSchema({"type": "string", "pattern": f"^{_ID.pattern}$"})]
 Quality = Annotated[str, PlainValidator(quality), WithJsonSchema({"type": "string", "pattern": f"^{_ID.pattern}$"})]
 ModelName = Annotated[
