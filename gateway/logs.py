@@ -16,12 +16,12 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 def configure() -> None:
     """JSON lines on standard output, or colours where that is a terminal; other libraries' words the same way."""
     tty = sys.stdout.isatty()
-    stamp: list[Processor] = [structlog.processors.TimeStamper(fmt="iso", key="ts"), structlog.stdlib.add_log_level]
+    stamp: list[Processor] = [structlog.processors.TimeStamper(fmt="iso", key="ts"), structlog.processors.add_log_level]
     renderer: Processor = structlog.dev.ConsoleRenderer() if tty else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[*stamp, renderer],
-        wrapper_class=structlog.stdlib.BoundLogger,
-        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.WriteLoggerFactory(sys.stdout),
         cache_logger_on_first_use=True,
     )
     foreign = logging.StreamHandler(sys.stdout)

@@ -19,13 +19,16 @@ from gateway.core.errors import GatewayError, MalformedRequest, RequestTimeout
 _MAX_HEADERS = 128
 _MAX_HEAD = 64 * 1024
 
+#: Seconds that an idle connection is left open when the worker leaves: a request may be on its way on it.
+_LINGER = 1.0
+
 
 class HeadTooLarge(Exception):
     """Raised within the parser, which gives up the connection."""
 
 
 class Protocol(HttpToolsProtocol):
-    """config has `admin_app` and `admin_address` beside uvicorn's own, and `head_seconds`."""
+    """config has `admin_app`, `admin_address`, `head_seconds` and `readiness` beside uvicorn's own."""
 
     _head_deadline: asyncio.TimerHandle | None = None
     _head_size = 0
@@ -66,6 +69,15 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._forget_head()
         super().on_headers_complete()
+        config: Any = self.config
+        if config.readiness.draining:
+            self.cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.loop.call_later(_LINGER, self._leave_if_idle)
+        else:
+            self.cycle.keep_alive = False
 
     def send_400_response(self, msg: str) -> None:
         del msg
@@ -86,6 +98,10 @@ class Protocol(HttpToolsProtocol):
     def _is_admin_port(self, address: tuple[str, int]) -> bool:
         host, port = address
         return host in ("0.0.0.0", "::") and self.server is not None and self.server[1] == port
+
+    def _leave_if_idle(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
 
     def _grow(self, size: int) -> None:
         self._head_size += size

@@ -5,6 +5,7 @@ import contextlib
 import gc
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -30,6 +31,9 @@ from gateway.transport import Transport
 
 #: Seconds beyond the body's and the upstream's own limits after which nobody can still be working on a request.
 _MARGIN = 60.0
+
+#: Seconds in which a leaving worker that has work says "not ready" and still takes what comes.
+_NOTICE = 2.0
 
 
 @contextlib.asynccontextmanager
@@ -110,8 +114,9 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # the package carries no typ
         )
         config.admin_app = build_admin(parts, folder)
         config.admin_address = tuple(self.sockets[1].getsockname()[:2])
+        config.readiness = parts.readiness
         config.head_seconds = parts.settings().limits.header_timeout
-        return config  # type: ignore[no-any-return]  # uvicorn's own, with three settings of ours
+        return config  # type: ignore[no-any-return]  # uvicorn's own, with settings of ours
 
     async def callback_notify(self) -> None:
         self.notify()
@@ -130,3 +135,10 @@ class _Server(Server):
         """Take no more connections, end the requests in flight, go. Said twice it means the same."""
         self._readiness.draining = True
         self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Whoever spreads the requests has to see that this host is not ready before it stops taking them. A worker
+        # without work has nobody to tell.
+        if self.server_state.connections:
+            await asyncio.sleep(_NOTICE)
+        await super().shutdown(sockets)

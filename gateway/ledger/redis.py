@@ -20,7 +20,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError
 
 from gateway.core.errors import StoreUnavailable
-from gateway.core.quota import Charge, Rule, RuleState, Verdict
+from gateway.core.quota import Charge, Per, Rule, RuleState, Verdict
 from gateway.core.settlement import End, Settlement
 from gateway.core.windows import Calendar
 from gateway.ledger import scripts
@@ -110,7 +110,7 @@ class RedisLedger:
             if answer[0] == -1:  # the windows we named do not hold the store's present: name them by its clock
                 self._offset = answer[1] - int(self._clock() * 1000)
                 answer = await self._call(operation, ask(answer[1]))
-        except StoreUnavailable:
+        except (StoreUnavailable, asyncio.CancelledError):
             # It may have been taken without our knowing. The tombstone this leaves also refuses a late arrival.
             self._owe(rid, Settlement(End.REFUNDED, 0, 0, 0))
             raise
@@ -140,7 +140,7 @@ class RedisLedger:
         now, prefix = self._now(), self._keys[-1]
         pipe = self._client.pipeline(transaction=False)
         for team, zone in teams:
-            for period in scripts.periods(team, zone, now):
+            for period in scripts.periods(team, zone, self._calendar.bounds(Per.DAY, zone, now).start):
                 pipe.hgetall(prefix + period)
         read = await self._timed("usage", pipe.execute())
         tables = [{field: int(value) for field, value in table.items()} for table in read]

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from importlib.resources import files
 from zoneinfo import ZoneInfo
 
@@ -114,8 +115,12 @@ def reservation(
     return dumps(ask)
 
 
+@lru_cache(maxsize=4096)
 def periods(team: str, zone: str, now: int) -> tuple[str, str]:
-    """The names under which usage at `now` (unix ms) is booked: the team's day and its month."""
+    """The names under which usage at `now` (unix ms) is booked: the team's day and its month.
+
+    Asked with the start of a day on the path of a request, so the answers of a few days are all that is kept.
+    """
     day = datetime.fromtimestamp(now / 1000, ZoneInfo(zone))
     return f"{team}:{day:%Y-%m-%d}", f"{team}:{day:%Y-%m}"
 
