@@ -31,7 +31,7 @@ from starlette.routing import Route, Router, request_response
 from starlette.types import ASGIApp
 
 from gateway import logs
-from gateway.admin import health, scrape, team
+from gateway.admin import dashboard, health, scrape, team
 from gateway.core import catalog
 from gateway.core.errors import MethodNotAllowed, UnknownUrl
 from gateway.exchange import Exchange, facts
@@ -90,7 +90,7 @@ def build_app(parts: Parts) -> ASGIApp:
 
 def build_admin(parts: Parts, folder: Path | None) -> Starlette:
     """The admin port's application. folder: where the workers' metrics files are."""
-    return Starlette(routes=[*health.routes(parts), *scrape.routes(parts, folder)])
+    return Starlette(routes=[*health.routes(parts), *scrape.routes(parts, folder), *dashboard.routes(parts)])
 
 
 def _chain(inner: ASGIApp, *steps: Callable[[ASGIApp], ASGIApp]) -> ASGIApp:

@@ -1,14 +1,14 @@
 """/metrics: what all workers of this host counted, and what the store knows at this moment."""
 
-import hmac
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
+from gateway.admin import guard
 from gateway.core.catalog import Settings
 from gateway.core.errors import StoreUnavailable
 from gateway.core.quota import MICRO, Rule, Unit
@@ -24,11 +24,8 @@ def routes(parts: Parts, folder: Path | None) -> list[Route]:
 
 async def _metrics(request: Request, *, parts: Parts, folder: Path | None) -> Response:
     settings = parts.settings()
-    token = settings.listen.admin_token
-    if token is not None:
-        given = request.headers.get("authorization", "").encode()
-        if not hmac.compare_digest(given, f"Bearer {token.reveal()}".encode()):
-            return PlainTextResponse("A Bearer token is needed.\n", 401, headers={"www-authenticate": "Bearer"})
+    if refusal := guard.refuse(request, settings):
+        return refusal
     gauges = Gauges(await _families(parts, settings))
     body, content_type = exposition(folder, parts.registry, gauges, request.headers.get("accept", ""))
     return Response(body, media_type=None, headers={"content-type": content_type, "cache-control": "no-store"})

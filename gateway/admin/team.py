@@ -67,14 +67,15 @@ async def usage(request: Request, *, ledger: Ledger) -> Response:
             "object": "usage",
             "team": team.id,
             "timezone": team.zone,
-            "rules": [_rule(state) for state in states],
-            "today": _spent(used["day"]),
-            "month": _spent(used["month"]),
+            "rules": [rule_facts(state) for state in states],
+            "today": spent(used["day"]),
+            "month": spent(used["month"]),
         }
     )
 
 
-def _rule(state: RuleState) -> dict[str, object]:
+def rule_facts(state: RuleState) -> dict[str, object]:
+    """A rule as it stands, for programs and pages: dollars and images as plain numbers."""
     rule = state.rule
     scale = MICRO if rule.unit is Unit.USD else 1
     return {
@@ -90,7 +91,7 @@ def _rule(state: RuleState) -> dict[str, object]:
     }
 
 
-def _spent(table: dict[str, int]) -> dict[str, object]:
+def spent(table: dict[str, int]) -> dict[str, object]:
     """Images and dollars in all and by size and quality; unknown outcomes are in the charge and told apart."""
     groups: dict[tuple[str, str], dict[str, int]] = {}
     for field, amount in table.items():
