@@ -9,7 +9,7 @@ import fcntl
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
 from prometheus_client.core import GaugeMetricFamily
@@ -19,6 +19,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from gateway.core.catalog import Settings, Team
+from gateway.core.errors import GatewayError
 from gateway.core.orders import permitted_models, permitted_qualities, permitted_sizes
 
 _IMAGE = ("team", "endpoint", "model", "size", "quality")
@@ -34,18 +35,51 @@ OUTCOMES = (
 )  # fmt: skip
 
 
+Collecting = TypeVar("Collecting", Counter, Gauge, Histogram)
+
+
+class Bound(Generic[Collecting]):
+    """A collector whose children are looked up once: the library locks and converts at each look-up."""
+
+    def __init__(self, collector: Collecting) -> None:
+        self._collector: Collecting = collector
+        self._children: dict[tuple[str, ...], Collecting] = {}
+
+    def labels(self, *values: str) -> Collecting:
+        child = self._children.get(values)
+        if child is None:
+            child = self._children[values] = self._collector.labels(*values)
+        return child
+
+
+def _codes(root: type[GatewayError]) -> Iterable[str]:
+    """Every code that an answer may have."""
+    for error in root.__subclasses__():
+        if isinstance(error.code, str):
+            yield error.code
+        yield from _codes(error)
+
+
+CODES = tuple(sorted({*_codes(GatewayError), "upstream_refused"}))
+
+
 class Metrics:
     """The collectors of one process. Names and labels are fixed: people's dashboards hold them."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        def counter(name: str, text: str, labels: Sequence[str] = ()) -> Counter:
-            return Counter(name, text, labels, registry=registry)
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
 
-        def gauge(name: str, text: str, labels: Sequence[str] = (), mode: Any = "livesum") -> Gauge:
-            return Gauge(name, text, labels, registry=registry, multiprocess_mode=mode)
+        def counter(name: str, text: str, labels: Sequence[str]) -> Bound[Counter]:
+            return Bound(Counter(name, text, labels, registry=registry))
 
-        def histogram(name: str, text: str, labels: Sequence[str], buckets: Sequence[float]) -> Histogram:
-            return Histogram(name, text, labels, registry=registry, buckets=buckets)
+        def gauge(name: str, text: str, labels: Sequence[str], mode: Any = "livesum") -> Bound[Gauge]:
+            return Bound(Gauge(name, text, labels, registry=registry, multiprocess_mode=mode))
+
+        def plain(name: str, text: str, mode: Any) -> Gauge:
+            return Gauge(name, text, registry=registry, multiprocess_mode=mode)
+
+        def histogram(name: str, text: str, labels: Sequence[str], buckets: Sequence[float]) -> Bound[Histogram]:
+            return Bound(Histogram(name, text, labels, registry=registry, buckets=buckets))
 
         self.requests = counter(
             "gateway_requests_total", "Requests by how they ended.", ("team", "endpoint", "model", "outcome")
@@ -89,7 +123,7 @@ class Metrics:
             "gateway_overhead_seconds", "Our own time: without the client's and the upstream's.", ("endpoint",), _SHORT
         )
         self.inflight = gauge("gateway_inflight_requests", "Requests being worked on.", ("endpoint",))
-        self.inflight_limit = gauge("gateway_inflight_limit", "Requests that all workers may hold.")
+        self.inflight_limit = plain("gateway_inflight_limit", "Requests that all workers may hold.", "livesum")
         self.upload_bytes = counter("gateway_upload_bytes_total", "Bytes of request bodies received.", ("endpoint",))
         self.client_retries = counter(
             "gateway_client_retries_total", "Requests that a client's SDK says it sends again.", ("endpoint",)
@@ -108,7 +142,7 @@ class Metrics:
             ("account",),
             mode="livemax",
         )
-        self.store_up = gauge("gateway_store_up", "0 if any worker finds the store away.", mode="livemin")
+        self.store_up = plain("gateway_store_up", "0 if any worker finds the store away.", "livemin")
         self.store_info = gauge("gateway_store_info", "What kind of store it is.", ("kind",), mode="livemax")
         self.store_errors = counter("gateway_store_errors_total", "Store calls without an answer.", ("operation",))
         self.store_seconds = histogram("gateway_store_duration_seconds", "Store calls.", ("operation",), _SHORT)
@@ -119,14 +153,14 @@ class Metrics:
             "gateway_unmetered_requests_total", "Requests let through while the store was away.", ("team",)
         )
         self.config_info = gauge("gateway_config_info", "Workers on a version of the config.", ("hash",))
-        self.config_success = gauge(
-            "gateway_config_last_reload_successful", "1 if the config file last read is in force.", mode="livemin"
+        self.config_success = plain(
+            "gateway_config_last_reload_successful", "1 if the config file last read is in force.", "livemin"
         )
-        self.config_time = gauge(
-            "gateway_config_last_reload_success_timestamp_seconds", "When the config in force was read.", mode="livemax"
+        self.config_time = plain(
+            "gateway_config_last_reload_success_timestamp_seconds", "When the config in force was read.", "livemax"
         )
         self.build_info = gauge("gateway_build_info", "The gateway's version.", ("version",), mode="livemax")
-        self.start_time = gauge("gateway_start_time_seconds", "When the oldest worker started.", mode="livemin")
+        self.start_time = plain("gateway_start_time_seconds", "When the oldest worker started.", "livemin")
 
     def prime(self, settings: Settings) -> None:
         """Make every series that this config can have exist, at 0."""
@@ -168,6 +202,8 @@ class Metrics:
         for endpoint, model in named:
             for outcome in OUTCOMES:
                 self.requests.labels(team.id, endpoint, model, outcome)
+        for code in CODES:
+            self.errors.labels(team.id, code)
         for rule in team.rules:
             self.refusals.labels(rule.scope, rule.name, rule.per or "now", rule.mode)
 

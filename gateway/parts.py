@@ -1,9 +1,7 @@
 """What a worker is made of, put together once and handed to whatever needs it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-
-from prometheus_client import CollectorRegistry
+from dataclasses import dataclass
 
 from gateway.core.catalog import Settings
 from gateway.ledger.redis import RedisLedger
@@ -32,8 +30,7 @@ class Parts:
     settings: Callable[[], Settings]
     ledger: RedisLedger
     transport: Transport
-    registry: CollectorRegistry
     metrics: Metrics
     tally: Tally
     readiness: Readiness
-    accounts: Accounts = field(default_factory=Accounts)
+    accounts: Accounts

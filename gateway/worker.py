@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from gunicorn.arbiter import Arbiter
-from prometheus_client import CollectorRegistry
 from uvicorn._compat import asyncio_run
 from uvicorn.config import Config
 from uvicorn.server import Server
@@ -26,6 +25,7 @@ from gateway.ledger.redis import RedisLedger
 from gateway.metrics import Metrics, take_slot
 from gateway.parts import Parts, Readiness
 from gateway.pipeline.meter import Tally
+from gateway.pipeline.reserve import Accounts
 from gateway.protocol import Protocol
 from gateway.transport import Transport
 
@@ -39,8 +39,7 @@ _NOTICE = 2.0
 @contextlib.asynccontextmanager
 async def assembled(settings: Settings, store_url: str) -> AsyncIterator[Parts]:
     """One worker's parts on the running loop, with the ledger's beat going; let go in order at the end."""
-    registry = CollectorRegistry()
-    metrics = Metrics(registry)
+    metrics = Metrics()
     metrics.prime(settings)
     metrics.build_info.labels(__version__).set(1)
     metrics.start_time.set(time.time())
@@ -59,7 +58,9 @@ async def assembled(settings: Settings, store_url: str) -> AsyncIterator[Parts]:
         presumed=tally.presumed,
     )
     transport = Transport()
-    parts = Parts(lambda: settings, ledger, transport, registry, metrics, tally, Readiness(ledger))
+    accounts = Accounts(tally.busy)
+    readiness = Readiness(ledger)
+    parts = Parts(lambda: settings, ledger, transport, metrics, tally, readiness, accounts)
     beat = asyncio.create_task(ledger.run())
     try:
         yield parts

@@ -27,7 +27,7 @@ async def _metrics(request: Request, *, parts: Parts, folder: Path | None) -> Re
     if refusal := guard.refuse(request, settings):
         return refusal
     gauges = Gauges(await _families(parts, settings))
-    body, content_type = exposition(folder, parts.registry, gauges, request.headers.get("accept", ""))
+    body, content_type = exposition(folder, parts.metrics.registry, gauges, request.headers.get("accept", ""))
     return Response(body, media_type=None, headers={"content-type": content_type, "cache-control": "no-store"})
 
 

@@ -17,7 +17,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from gateway.core.errors import StoreUnavailable
 from gateway.core.quota import Charge, Per, Rule, RuleState, Verdict
@@ -42,7 +42,7 @@ Presumed = tuple[str, str, int, int]
 @dataclass(slots=True)
 class _Call:
     script: scripts.Script
-    argument: str
+    argument: bytes
     answer: asyncio.Future[Any]
 
 
@@ -91,7 +91,7 @@ class RedisLedger:
         self.contacted = False  #: whether the store ever answered
 
     async def admit(self, rid: str, team: str, charges: Sequence[Charge], orders: Sequence[Sequence[int]]) -> Verdict:
-        def ask(now: int) -> str:
+        def ask(now: int) -> bytes:
             return scripts.admission(
                 rid, team, charges, orders, calendar=self._calendar, now=now, patience=self._patience
             )
@@ -99,12 +99,14 @@ class RedisLedger:
         return await self._decide("admit", rid, charges, ask)
 
     async def reserve(self, rid: str, charges: Sequence[Charge], booking: Booking) -> Verdict:
-        def ask(now: int) -> str:
+        def ask(now: int) -> bytes:
             return scripts.reservation(rid, charges, booking, calendar=self._calendar, now=now, deadline=self._deadline)
 
         return await self._decide("reserve", rid, charges, ask)
 
-    async def _decide(self, operation: str, rid: str, charges: Sequence[Charge], ask: Callable[[int], str]) -> Verdict:
+    async def _decide(
+        self, operation: str, rid: str, charges: Sequence[Charge], ask: Callable[[int], bytes]
+    ) -> Verdict:
         try:
             answer = await self._call(operation, ask(self._now()))
             if answer[0] == -1:  # the windows we named do not hold the store's present: name them by its clock
@@ -142,7 +144,7 @@ class RedisLedger:
         for team, zone in teams:
             for period in scripts.periods(team, zone, self._calendar.bounds(Per.DAY, zone, now).start):
                 pipe.hgetall(prefix + period)
-        read = await self._timed("usage", pipe.execute())
+        read = await self._timed("usage", asyncio.wait_for(pipe.execute(), DECISION))
         tables = [{field: int(value) for field, value in table.items()} for table in read]
         return {team: {"day": tables[2 * i], "month": tables[2 * i + 1]} for i, (team, _) in enumerate(teams)}
 
@@ -195,7 +197,7 @@ class RedisLedger:
         """Our best knowledge of the store's clock, unix ms."""
         return int(self._clock() * 1000) + self._offset
 
-    async def _call(self, operation: str, argument: str, *, probing: bool = False) -> Any:
+    async def _call(self, operation: str, argument: bytes, *, probing: bool = False) -> Any:
         if not self.up and not probing:
             raise StoreUnavailable(_AWAY)
         loop = asyncio.get_running_loop()
@@ -203,18 +205,24 @@ class RedisLedger:
         self._waiting.append(call)
         if len(self._waiting) == 1:
             loop.call_soon(self._send_waiting)
-        return await self._timed(operation, call.answer)
+        # A timer of its own is a fraction of asyncio.timeout, and this is on every request's path twice.
+        overdue = loop.call_later(DECISION, _give_up, call.answer)
+        try:
+            return await self._timed(operation, call.answer)
+        finally:
+            overdue.cancel()
 
     async def _timed(self, operation: str, answer: Awaitable[Any]) -> Any:
         began = time.perf_counter()
         failed = True
         try:
-            async with asyncio.timeout(DECISION):
-                result = await answer
+            result = await answer
             failed = False
         except (RedisError, OSError, TimeoutError) as exc:
-            self.up = False
-            self._failed.set()
+            # A store that answers with an error (out of memory, read-only) is there: only silence closes the door.
+            if not isinstance(exc, ResponseError):
+                self.up = False
+                self._failed.set()
             raise StoreUnavailable(_AWAY) from exc
         finally:
             self._observe(operation, time.perf_counter() - began, failed)
@@ -252,3 +260,8 @@ class RedisLedger:
             name, body = ("EVALSHA", call.script.sha) if by_sha else ("EVAL", call.script.text)
             pipe.execute_command(name, body, len(self._keys), *self._keys, call.argument)
         return await pipe.execute(raise_on_error=False)
+
+
+def _give_up(answer: asyncio.Future[Any]) -> None:
+    if not answer.done():
+        answer.set_exception(TimeoutError())

@@ -5,13 +5,14 @@ give stands in their first comment. Limits and amounts are integers below 2^53, 
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from importlib.resources import files
 from zoneinfo import ZoneInfo
+
+import orjson
 
 from gateway.core.quota import Charge, Per, Rule, RuleState, Unit, Verdict
 from gateway.core.settlement import Settlement
@@ -39,8 +40,8 @@ def load(name: str) -> Script:
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-def dumps(ask: Mapping[str, object]) -> str:
-    return json.dumps(ask, separators=(",", ":"))
+def dumps(ask: Mapping[str, object]) -> bytes:
+    return orjson.dumps(ask)
 
 
 def keys(namespace: str) -> tuple[str, ...]:
@@ -86,7 +87,7 @@ def admission(
     calendar: Calendar,
     now: int,
     patience: int,
-) -> str:
+) -> bytes:
     """patience: ms until an admission that nothing followed is forgotten."""
     ask = _counters_and_rules(charges, calendar, now)
     ask |= {"id": rid, "team": team, "orders": [[i + 1 for i in order] for order in orders], "patience": patience}
@@ -95,7 +96,7 @@ def admission(
 
 def reservation(
     rid: str, charges: Sequence[Charge], booking: Booking, *, calendar: Calendar, now: int, deadline: int
-) -> str:
+) -> bytes:
     """deadline: ms until the charge is presumed."""
     bounds = calendar.bounds(Per.DAY, booking.zone, now)
     ask = _counters_and_rules(charges, calendar, now)
@@ -125,7 +126,7 @@ def periods(team: str, zone: str, now: int) -> tuple[str, str]:
     return f"{team}:{day:%Y-%m-%d}", f"{team}:{day:%Y-%m}"
 
 
-def settlement(rid: str, end: Settlement) -> str:
+def settlement(rid: str, end: Settlement) -> bytes:
     ask = {
         "id": rid,
         "end": end.end.value,

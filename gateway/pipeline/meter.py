@@ -92,6 +92,10 @@ class Tally:
             self.metrics.expired.labels(team).inc()
             self._charged((team, endpoint, model, size, quality), images, cost, unknown=True)
 
+    def busy(self, account: str, inflight: int) -> None:
+        """What this worker has in flight at an upstream account has changed."""
+        self.metrics.upstream_inflight.labels(account).set(inflight)
+
     def stored(self, operation: str, seconds: float, failed: bool) -> None:  # noqa: FBT001  a callback's one fact
         """A call of the store has ended."""
         self.metrics.store_seconds.labels(operation).observe(seconds)

@@ -8,7 +8,7 @@ complete, between its last byte and the upstream's.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -29,16 +29,21 @@ _LOOK = 0.2
 class Accounts:
     """How many requests this worker has in flight at each upstream account: the least busy one is next."""
 
+    changed: Callable[[str, int], None]  #: told of an account and its number
     inflight: dict[str, int] = field(default_factory=dict)
 
     def least_busy(self, accounts: Sequence[Account]) -> Account:
         return min(accounts, key=lambda account: self.inflight.get(account.name, 0))
 
     def take(self, account: Account) -> None:
-        self.inflight[account.name] = self.inflight.get(account.name, 0) + 1
+        self._add(account.name, 1)
 
     def give_back(self, account: Account) -> None:
-        self.inflight[account.name] -= 1
+        self._add(account.name, -1)
+
+    def _add(self, name: str, change: int) -> None:
+        number = self.inflight[name] = self.inflight.get(name, 0) + change
+        self.changed(name, number)
 
 
 class Reserve:
@@ -87,8 +92,15 @@ class Reserve:
                 candidates[-1].append(asked.index(charge))
         if not asked:
             return
-        verdict = await self._decide(exchange, lambda: self.ledger.admit(exchange.id, team.id, asked, candidates))
-        exchange.admitted = verdict is not None
+        slots = [i for i, charge in enumerate(asked) if charge.rule.unit is Unit.CONCURRENT]
+        told = sorted({*slots, *(candidates[0] if candidates else ())})
+
+        async def admit() -> Verdict:
+            verdict = await self.ledger.admit(exchange.id, team.id, asked, candidates)
+            # Of what might be ordered the cheapest speaks for all: where it does not fit, nothing does.
+            return replace(verdict, states=tuple(verdict.states[i] for i in told))
+
+        exchange.admitted = await self._decide(exchange, admit) is not None
 
     async def _reserve(self, exchange: Exchange, account: Account) -> None:
         team = exchange.known()
@@ -116,6 +128,8 @@ class Reserve:
         )
         verdict = await self._decide(exchange, lambda: self.ledger.reserve(exchange.id, taken, booking))
         exchange.reserved = verdict is not None
+        if verdict is not None:
+            self.decided(exchange, verdict)
 
     async def _decide(self, exchange: Exchange, ask: Callable[[], Awaitable[Verdict]]) -> Verdict | None:
         """The verdict that admits. None: the store is away and the config lets requests pass unmetered."""
@@ -130,7 +144,6 @@ class Reserve:
                 return None
             exchange.verdict = verdict
             if verdict.admitted:
-                self.decided(exchange, verdict)
                 return verdict
             if time.monotonic() - began + _LOOK > _patience(verdict):
                 self.decided(exchange, verdict)
