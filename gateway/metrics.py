@@ -263,10 +263,26 @@ def take_slot(folder: Path) -> int:
     while not _locked(folder / f"slot-{slot}.lock"):
         slot += 1
     for stale in folder.glob(f"gauge_live*_{slot}.db"):
-        stale.unlink()
+        stale.unlink(missing_ok=True)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
     values.ValueClass = values.MultiProcessValue(process_identifier=lambda: slot)  # type: ignore[no-untyped-call]
     return slot
+
+
+def forget_dead(folder: Path) -> None:
+    """Take away the living-state gauges of workers that are no more; their counters stay in every sum."""
+    for lock in folder.glob("slot-*.lock"):
+        descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        else:
+            slot = lock.stem.removeprefix("slot-")
+            for stale in folder.glob(f"gauge_live*_{slot}.db"):
+                stale.unlink(missing_ok=True)
+        finally:
+            os.close(descriptor)
 
 
 def _locked(path: Path) -> bool:

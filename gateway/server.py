@@ -1,6 +1,7 @@
 """The gunicorn application: listeners, workers, and what the master holds for them (store, metrics folder)."""
 
 import logging
+import os
 import resource
 import shutil
 import tempfile
@@ -15,6 +16,7 @@ from gunicorn.glogging import Logger
 from gateway import logs
 from gateway.core.catalog import Settings
 from gateway.ledger.embedded import EmbeddedStore
+from gateway.metrics import forget_dead
 
 #: Seconds beyond the longest request that workers get to end in.
 _LAST_ANSWERS = 20
@@ -32,6 +34,7 @@ class Gateway(BaseApplication):  # type: ignore[misc]  # the package carries no 
     def __init__(self, settings: Settings, *, workers: int | None = None) -> None:
         self.settings = settings
         self.workers = workers or settings.listen.workers
+        self._pid = os.getpid()
         self.embedded = EmbeddedStore(Path(settings.store.data_dir)) if settings.store.kind == "embedded" else None
         self.metrics_folder = Path(tempfile.mkdtemp(prefix="gateway-metrics-"))
         super().__init__()
@@ -59,7 +62,7 @@ class Gateway(BaseApplication):  # type: ignore[misc]  # the package carries no 
             "backlog": 2048,
             "control_socket_disable": True,
             "logger_class": "gateway.server.Words",
-            "on_exit": self._leave,
+            "child_exit": self._worker_left,
         }
         for name, value in chosen.items():
             self.cfg.set(name, value)
@@ -74,9 +77,14 @@ class Gateway(BaseApplication):  # type: ignore[misc]  # the package carries no 
                 self.embedded.start()
             Master(self).run()
         finally:
-            self._leave(None)
+            self._leave()
 
-    def _leave(self, _: object) -> None:
+    def _worker_left(self, _: object, __: object) -> None:
+        forget_dead(self.metrics_folder)
+
+    def _leave(self) -> None:
+        if os.getpid() != self._pid:
+            return  # a worker, whose end comes by here too
         if self.embedded is not None:
             self.embedded.stop()
         shutil.rmtree(self.metrics_folder, ignore_errors=True)

@@ -32,6 +32,9 @@ from gateway.transport import Transport
 #: Seconds beyond the body's and the upstream's own limits after which nobody can still be working on a request.
 _MARGIN = 60.0
 
+#: Seconds that a worker waits for the store before it takes requests without one.
+_FIRST_CONTACT = 5.0
+
 #: Seconds in which a leaving worker that has work says "not ready" and still takes what comes.
 _NOTICE = 2.0
 
@@ -61,6 +64,8 @@ async def assembled(settings: Settings, store_url: str) -> AsyncIterator[Parts]:
     accounts = Accounts(tally.busy)
     readiness = Readiness(ledger)
     parts = Parts(lambda: settings, ledger, transport, metrics, tally, readiness, accounts)
+    # A new worker beside busy ones must not refuse what they would take.
+    await ledger.connect(_FIRST_CONTACT)
     beat = asyncio.create_task(ledger.run())
     try:
         yield parts

@@ -47,6 +47,9 @@ def run(settings: "Settings", *, workers: int | None = None) -> None:
     from gateway.ledger.valkey import EmbeddedStoreError
     from gateway.server import Gateway
 
+    if settings.store.kind not in ("embedded", "redis"):
+        typer.echo(f"store.kind {settings.store.kind} cannot be served yet; embedded and redis can.", err=True)
+        sys.exit(1)
     logs.configure()
     try:
         Gateway(settings, workers=workers).run()

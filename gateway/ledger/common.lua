@@ -95,7 +95,9 @@ local function reset_and_fit(c, seen, amount, limit)
   local possible = amount <= limit
   if c.w == 'cal' then return seen.stop, possible and seen.stop or -1 end
   local slices = {}
-  for slice in pairs(seen.slices) do slices[#slices + 1] = slice end
+  for slice, amount in pairs(seen.slices) do
+    if amount > 0 then slices[#slices + 1] = slice end -- what was given back holds nothing up
+  end
   table.sort(slices)
   local function leaves(slice) return math.ceil((slice + SLICES + 1) * seen.width) end
   local reset = #slices > 0 and leaves(slices[#slices]) or -1

@@ -148,6 +148,15 @@ class RedisLedger:
         tables = [{field: int(value) for field, value in table.items()} for table in read]
         return {team: {"day": tables[2 * i], "month": tables[2 * i + 1]} for i, (team, _) in enumerate(teams)}
 
+    async def connect(self, limit: float) -> None:
+        """Wait for the first contact with the store, `limit` seconds at most; without it, calls are refused."""
+        ends = asyncio.get_running_loop().time() + limit
+        while not self.contacted and asyncio.get_running_loop().time() < ends:
+            with contextlib.suppress(StoreUnavailable):
+                await self._beat([])
+                return
+            await asyncio.sleep(PROBE / 5)
+
     async def run(self) -> None:
         """Beat until cancelled: renew, presume, deliver what is owed, notice the store's going and coming."""
         renewed = 0.0
