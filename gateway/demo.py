@@ -119,9 +119,11 @@ class Demo:
             design=keys.digest(self.key).hex(),
             research=keys.digest(self.other_key).hex(),
         )
+        self.photo = folder / "photo.png"  #: a picture to edit, for whoever has none at hand
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
+        self.photo.write_bytes(_picture())
         path = self._folder / "config.yaml"
         path.write_text(self._config, "utf-8")
         try:
@@ -245,4 +247,13 @@ def _mask(image: bytes) -> bytes:
     mask.paste((0, 0, 0, 0), (0, 0, width, height // 2))
     out = io.BytesIO()
     mask.save(out, "PNG", compress_level=1)
+    return out.getvalue()
+
+
+def _picture() -> bytes:
+    """A sky over a field."""
+    picture = Image.new("RGB", (512, 512), (135, 180, 230))
+    picture.paste((80, 140, 70), (0, 320, 512, 512))
+    out = io.BytesIO()
+    picture.save(out, "PNG")
     return out.getvalue()

@@ -50,6 +50,7 @@ class Exchange:
     client_ip: str
     headers: list[tuple[bytes, bytes]] = field(repr=False)
     began: float
+    trace_id: str
     retry_count: int = 0
 
     key: Key | None = None
@@ -142,6 +143,7 @@ def facts(exchange: Exchange) -> dict[str, object]:
     return {
         "request_id": exchange.id,
         "reservation_id": exchange.id if exchange.reserved else None,
+        "trace_id": exchange.trace_id,
         "team": exchange.team.id if exchange.team is not None else None,
         "key_id": key.id if key is not None else None,
         "client_ip": exchange.client_ip,

@@ -64,14 +64,14 @@ Edit, with curl:
 
   curl {url}/v1/images/edits \\
     -H "Authorization: Bearer {key}" \\
-    -F image=@photo.png -F prompt="Add a rainbow in the sky"
+    -F image=@{running.photo} -F prompt="Add a rainbow in the sky"
 
 Both, with Python (pip install openai):
 
   from openai import OpenAI
   client = OpenAI(base_url="{url}/v1", api_key="{key}")
   print(client.images.generate(model="dall-e-3", prompt="A lighthouse at dusk").data[0].url)
-  print(client.images.edit(model="dall-e-3", image=open("photo.png", "rb"), prompt="Add a rainbow").data[0].url)
+  print(client.images.edit(model="dall-e-3", image=open("{running.photo}", "rb"), prompt="Add a rainbow").data[0].url)
 
 For operators:  {running.admin_url}/  and  {running.admin_url}/metrics
 Ctrl-C ends it; nothing is kept."""

@@ -9,6 +9,7 @@ from gateway.core.errors import (
     UpstreamFailed,
     UpstreamRateLimited,
     UpstreamRefused,
+    UpstreamUnreachable,
 )
 from gateway.core.secret import Secret
 from gateway.core.settlement import error_for
@@ -24,8 +25,17 @@ def unknown() -> OutcomeUnknown:
     return OutcomeUnknown(_UNKNOWN)
 
 
-def refusal(status: int, body: bytes, *, retry_after: str | None, account_key: Secret) -> GatewayError:
-    """The error for a status that is no 2xx. body: its first 64 KB; account_key: must not be let through."""
+def premature() -> UpstreamFailed:
+    """A 2xx to a request whose closing bytes have not gone up: no images can be meant by it."""
+    return UpstreamFailed("The image service answered before it had the whole request, so it made nothing.")
+
+
+def refusal(status: int, body: bytes, *, released: bool, retry_after: str | None, account_key: Secret) -> GatewayError:
+    """The error for a status that is no 2xx.
+
+    body: its first 64 KB; released: the closing bytes went up, without which nothing can have been made; account_key:
+    must not be let through.
+    """
     words = upstream_error(body, status, secrets=(account_key,))
     found = error_for(status, code=words.code, message=words.message)
     if found is UpstreamRefused:
@@ -38,6 +48,11 @@ def refusal(status: int, body: bytes, *, retry_after: str | None, account_key: S
         return UpstreamAuthFailed("The image service does not accept the gateway's own key.")
     if found is UpstreamAccountExhausted:
         return UpstreamAccountExhausted("The gateway's account at the image service has no credit left.")
+    if found is OutcomeUnknown and not released:
+        return UpstreamUnreachable(
+            f"The image service answered {status} before the request was complete. Nothing was made; "
+            "sending it again is safe."
+        )
     if found is OutcomeUnknown:
         return unknown()
     return UpstreamFailed(f"The image service answered {status} and made nothing.")

@@ -8,15 +8,18 @@
 --   labels, images, cost   of the whole order, for the usage ledger
 --   days        [[from, till, period, ...], ...] this day and the next: the periods the order is booked under
 -- Gives {status, now, rules...} (common.lua: answer): status 1 reserved, 0 refused, 2 this id was reserved before,
--- -1 the windows do not hold `now`, -2 this id has ended.
+-- -1 the windows or the days do not hold `now`, -2 this id has ended.
 local ask = cjson.decode(ARGV[1])
 local now = clock()
 end_leases(now)
 
 local rec = record(ask.id)
 if rec and rec.state ~= 'admitted' and rec.state ~= 'reserved' then return {-2, now} end
-local seen = read_all(ask, now)
-if not seen then return {-1, now} end
+local seen, periods = read_all(ask, now), nil
+for _, day in ipairs(ask.days) do
+  if now >= day[1] and now < day[2] then periods = {unpack(day, 3)} end
+end
+if not seen or not periods then return {-1, now} end
 
 local again = rec and rec.state == 'reserved'
 local held = {}
@@ -27,11 +30,9 @@ for _, state in ipairs(states) do
   if state.binding then return answer(0, ask, seen, states, now) end
 end
 
-rec = rec or {slots = {}, charges = {}, periods = {}}
+rec = rec or {slots = {}, charges = {}}
 rec.state, rec.team, rec.labels, rec.images, rec.cost = 'reserved', ask.team, ask.labels, ask.images, ask.cost
-for _, day in ipairs(ask.days) do
-  if now >= day[1] and now < day[2] then rec.periods = {unpack(day, 3)} end
-end
+rec.periods = periods
 take_slots(ask.id, rec, ask, seen, states, now)
 local charged = {}
 for _, state in ipairs(states) do

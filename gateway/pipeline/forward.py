@@ -167,6 +167,7 @@ class _Answer:
         return outcomes.refusal(
             self._response.status_code,
             body[:_WHOLE],
+            released=self._exchange.released,
             retry_after=self._response.headers.get("retry-after"),
             account_key=_account(self._exchange).api_key,
         )

@@ -1,5 +1,6 @@
 """Observe: gives a request its id and its exchange, marks every answer, and says at the end what happened."""
 
+import re
 import time
 from collections.abc import Callable
 from secrets import token_hex
@@ -17,6 +18,8 @@ _ENDPOINTS = {
     for name in ("generations", "edits")
     for slash in ("", "/")
 }
+
+_TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
 
 
 class Observe:
@@ -41,6 +44,7 @@ class Observe:
             client_ip=framing.client_address(peer, headers, settings.listen.trusted_proxies),
             headers=headers,
             began=time.monotonic(),
+            trace_id=_trace_id(headers),
         )
         retries = exchange.header(b"x-stainless-retry-count")
         exchange.retry_count = int(retries) if retries is not None and retries.isdigit() and len(retries) < 4 else 0
@@ -69,3 +73,11 @@ class Observe:
         finally:
             exchange.ended = time.monotonic()
             self.ended(exchange)
+
+
+def _trace_id(headers: list[tuple[bytes, bytes]]) -> str:
+    """The caller's trace (W3C Trace Context 3.2), or one of our own."""
+    for name, value in headers:
+        if name == b"traceparent" and (found := _TRACEPARENT.fullmatch(value)):
+            return found[1].decode()
+    return token_hex(16)
