@@ -55,7 +55,7 @@ def build_app(parts: Parts) -> ASGIApp:
     # Outermost first. Settle stands outside Reserve, so that whatever happens once quota is taken passes it; Reserve
     # outside Rewrite, so that the closing bytes are written from an order that is paid for.
     images = _chain(
-        Forward(upstream=Upstreams(parts.transport).of, answered=tally.answered),
+        Forward(upstream=Upstreams(parts.transport).of, answered=partial(_answered, parts)),
         partial(Authenticate, room=room),
         Read,
         partial(Settle, ledger=parts.ledger, settled=tally.settled),
@@ -109,6 +109,12 @@ class Upstreams:
         if self._last is None or self._last[0] is not wanted:
             self._last = (wanted, Upstream(wanted, self._transport))
         return self._last[1]
+
+
+def _answered(parts: Parts, exchange: Exchange, status: str) -> None:
+    parts.tally.answered(exchange, status)
+    if exchange.account is not None:
+        parts.accounts.heard(exchange.account, status)
 
 
 def _ended(tally: Tally, exchange: Exchange) -> None:

@@ -109,7 +109,9 @@ class Demo:
         self.key, self.other_key = keys.make(os.urandom(keys.RANDOM_BYTES)), keys.make(os.urandom(keys.RANDOM_BYTES))
         self._upstream_key = keys.make(os.urandom(keys.RANDOM_BYTES))
         self._upstream_port = _free_port()
-        public = port or _free_port()
+        public = _free_port(port)
+        if port not in (0, public):
+            raise DemoError(f"Port {port} on 127.0.0.1 is taken; choose another with --port.")
         admin = _free_port(9464 if port else 0)
         self.url, self.admin_url = f"http://127.0.0.1:{public}", f"http://127.0.0.1:{admin}"
         self._config = _CONFIG.format(

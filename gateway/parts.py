@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from gateway.accounts import Accounts
 from gateway.core.catalog import Settings
 from gateway.ledger.redis import RedisLedger
 from gateway.metrics import Metrics
 from gateway.pipeline.meter import Tally
-from gateway.pipeline.reserve import Accounts
 from gateway.transport import Transport
 
 

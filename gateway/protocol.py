@@ -35,6 +35,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._left: asyncio.Future[None] = self.loop.create_future()
         config: Any = self.config
         if self.server == config.admin_address or self._is_admin_port(config.admin_address):
             self.app = config.admin_app
@@ -42,6 +43,8 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget_head()
+        if not self._left.done():
+            self._left.set_result(None)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -54,7 +57,7 @@ class Protocol(HttpToolsProtocol):
         super().on_message_begin()
         self._head_size = 0
         scope: dict[str, Any] = self.scope  # type: ignore[assignment]  # extensions are ours to name
-        scope["extensions"] = {"gateway.abort": self.abort}
+        scope["extensions"] = {"gateway.abort": self.abort, "gateway.left": self._left}
 
     def on_url(self, url: bytes) -> None:
         self._grow(len(url))

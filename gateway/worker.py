@@ -19,13 +19,13 @@ from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
 from gateway import __version__, logs
+from gateway.accounts import Accounts
 from gateway.app import build_admin, build_app
 from gateway.core.catalog import Settings
 from gateway.ledger.redis import RedisLedger
 from gateway.metrics import Metrics, take_slot
 from gateway.parts import Parts, Readiness
 from gateway.pipeline.meter import Tally
-from gateway.pipeline.reserve import Accounts
 from gateway.protocol import Protocol
 from gateway.transport import Transport
 

@@ -26,6 +26,7 @@ def demo(
     """
     from gateway.demo import Demo, DemoError
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended either way, it clears up
     with tempfile.TemporaryDirectory(prefix="gateway-demo-") as folder:
         try:
             with Demo(Path(folder), port=0 if once else port) as running:
@@ -77,7 +78,6 @@ For operators:  {running.admin_url}/  and  {running.admin_url}/metrics
 Ctrl-C ends it; nothing is kept."""
     )
     sys.stdout.flush()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         running.wait()
     except KeyboardInterrupt:

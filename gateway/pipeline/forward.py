@@ -76,8 +76,8 @@ class Forward:
                 self.answered(exchange, progress.failure or str(exchange.upstream_status))
 
     async def _send(self, exchange: Exchange, progress: Progress, receive: Receive) -> httpx.Response:
-        upstream, account = self.upstream(exchange), _account(exchange)
         first = await receive()
+        upstream, account = self.upstream(exchange), _account(exchange)
         kind = exchange.content_type
         if exchange.endpoint == "generations":
             request = upstream.request("generations", account, first["body"], content_type=kind)

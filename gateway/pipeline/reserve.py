@@ -2,52 +2,38 @@
 
 For an edit the slots are taken from the head alone, with a look whether the team's cheapest order still fits, so
 that a refused upload costs no bytes. What an order needs of all other rules is taken in one step when the body is
-complete, between its last byte and the upstream's.
+complete, between its last byte and the upstream's. Where nothing but a slot is lacking and the rule says so, the
+request waits for one in the order of arrival, until its client leaves.
 """
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import exchange as exchanges
-from gateway.core.catalog import Account, Settings
-from gateway.core.errors import StoreUnavailable
+from gateway.accounts import Accounts
+from gateway.core.catalog import Account
+from gateway.core.errors import ClientGone, StoreUnavailable
 from gateway.core.pricing import cheapest, price
 from gateway.core.quota import Charge, Rule, Unit, Verdict, charges
 from gateway.core.refusals import quota_error
 from gateway.exchange import Exchange
 from gateway.ledger.base import Booking, Ledger
+from gateway.waiting import Lines
 
-#: Seconds between two looks for a free slot, by a request that may wait for one.
+#: Seconds between two looks for a slot that another worker may have freed.
 _LOOK = 0.2
 
+_ACCOUNT = "account:"  #: the scope of an upstream account's own cap
 
-@dataclass(slots=True)
-class Accounts:
-    """How many requests this worker has in flight at each upstream account: the least busy one is next."""
-
-    changed: Callable[[str, int], None]  #: told of an account and its number
-    inflight: dict[str, int] = field(default_factory=dict)
-
-    def least_busy(self, accounts: Sequence[Account]) -> Account:
-        return min(accounts, key=lambda account: self.inflight.get(account.name, 0))
-
-    def take(self, account: Account) -> None:
-        self._add(account.name, 1)
-
-    def give_back(self, account: Account) -> None:
-        self._add(account.name, -1)
-
-    def _add(self, name: str, change: int) -> None:
-        number = self.inflight[name] = self.inflight.get(name, 0) + change
-        self.changed(name, number)
+Ask = Callable[[Account], Awaitable[Verdict]]
 
 
 class Reserve:
-    """decided(exchange) is told of each verdict."""
+    """decided(exchange, verdict) is told of every verdict that stands."""
 
     def __init__(
         self, app: ASGIApp, *, ledger: Ledger, accounts: Accounts, decided: Callable[[Exchange, Verdict], None]
@@ -56,113 +42,177 @@ class Reserve:
         self.ledger = ledger
         self.accounts = accounts
         self.decided = decided
+        self.lines = Lines()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = exchanges.of(scope)
-        account = exchange.account = self.accounts.least_busy(exchange.settings.upstream.accounts)
-        self.accounts.take(account)
+        taking = _Taking(self, exchange, scope)
 
         async def reserved() -> Message:
             message = await receive()
             if not message["more_body"]:
-                await self._reserve(exchange, account)
+                await taking.reserve()
             return message
 
         try:
             if exchange.endpoint == "edits":
-                await self._admit(exchange, account)
+                await taking.admit()
             await self.app(scope, reserved, send)
         finally:
-            self.accounts.give_back(account)
+            taking.release()
 
-    async def _admit(self, exchange: Exchange, account: Account) -> None:
-        team, settings = exchange.known(), exchange.settings
-        rules = _rules(settings, team.rules, account)
-        asked: list[Charge] = []
-        candidates: list[list[int]] = []
-        for order in cheapest(settings, team, "edits"):
-            cost = price(order, settings.models[order.model])
-            taken = charges(
-                rules, endpoint="edits", model=order.model, size=order.size, quality=order.quality, n=1, cost=cost
-            )
-            candidates.append([])
-            for charge in taken:
-                if charge not in asked:
-                    asked.append(charge)
-                candidates[-1].append(asked.index(charge))
-        if not asked:
-            return
-        slots = [i for i, charge in enumerate(asked) if charge.rule.unit is Unit.CONCURRENT]
-        told = sorted({*slots, *(candidates[0] if candidates else ())})
 
-        async def admit() -> Verdict:
-            verdict = await self.ledger.admit(exchange.id, team.id, asked, candidates)
+class _Taking:
+    """What one request takes: an account, slots, and the rest of its quota."""
+
+    def __init__(self, step: Reserve, exchange: Exchange, scope: Scope) -> None:
+        self.step, self.exchange, self.team = step, exchange, exchange.known()
+        self._left: asyncio.Future[None] | None = scope.get("extensions", {}).get("gateway.left")
+
+    async def admit(self) -> None:
+        """Slots, and a look at all that might be ordered."""
+        exchange, settings = self.exchange, self.exchange.settings
+
+        async def ask(account: Account) -> Verdict:
+            asked: list[Charge] = []
+            orders: list[list[int]] = []
+            for order in cheapest(settings, self.team, "edits"):
+                cost = price(order, settings.models[order.model])
+                taken = self._charges(account, "edits", order.model, order.size, order.quality, n=1, cost=cost)
+                asked += [charge for charge in taken if charge not in asked]
+                orders.append([asked.index(charge) for charge in taken])
+            verdict = await self.step.ledger.admit(exchange.id, self.team.id, asked, orders)
+            slots = {i for i, charge in enumerate(asked) if charge.rule.unit is Unit.CONCURRENT}
             # Of what might be ordered the cheapest speaks for all: where it does not fit, nothing does.
+            told = sorted(slots.union(*orders[:1]))
             return replace(verdict, states=tuple(verdict.states[i] for i in told))
 
-        exchange.admitted = await self._decide(exchange, admit) is not None
+        exchange.admitted = await self._take(ask) is not None
 
-    async def _reserve(self, exchange: Exchange, account: Account) -> None:
-        team = exchange.known()
+    async def reserve(self) -> None:
+        """All that the order needs, in one step; the account is the admission's if there was one."""
+        exchange = self.exchange
         order, model = exchange.ordered()
-        taken = charges(
-            _rules(exchange.settings, team.rules, account),
-            endpoint=order.endpoint,
-            model=order.model,
-            size=order.size,
-            quality=order.quality,
-            n=order.n,
-            cost=price(order, model),
-        )
-        booking = Booking(
-            team=team.id,
-            zone=team.zone,
-            key=exchange.key.id if exchange.key is not None else "",
+
+        async def ask(account: Account) -> Verdict:
+            taken = self._charges(
+                account, order.endpoint, order.model, order.size, order.quality, n=order.n, cost=price(order, model)
+            )
+            return await self.step.ledger.reserve(exchange.id, taken, self._booking(account))
+
+        verdict = await self._take(ask)
+        exchange.reserved = verdict is not None
+        if verdict is not None:
+            self.step.decided(exchange, verdict)
+
+    def release(self) -> None:
+        if self.exchange.account is not None:
+            self.step.accounts.give_back(self.exchange.account)
+        self.step.lines.freed(self.team.id)
+
+    def _charges(
+        self, account: Account, endpoint: str, model: str, size: str, quality: str, *, n: int, cost: int | None
+    ) -> tuple[Charge, ...]:
+        """By the team's rules, the organization's, and the account's cap over all hosts."""
+        cap = Rule(_ACCOUNT + account.name, "account", Unit.CONCURRENT, None, account.max_concurrent)
+        rules = (*self.team.rules, *self.exchange.settings.organization, cap)
+        return charges(rules, endpoint=endpoint, model=model, size=size, quality=quality, n=n, cost=cost)
+
+    def _booking(self, account: Account) -> Booking:
+        order, _ = self.exchange.ordered()
+        return Booking(
+            team=self.team.id,
+            zone=self.team.zone,
+            key=self.exchange.key.id if self.exchange.key is not None else "",
             account=account.name,
             endpoint=order.endpoint,
             model=order.model,
             size=order.size,
             quality=order.quality,
             images=order.n,
-            cost=exchange.cost,
+            cost=self.exchange.cost,
         )
-        verdict = await self._decide(exchange, lambda: self.ledger.reserve(exchange.id, taken, booking))
-        exchange.reserved = verdict is not None
-        if verdict is not None:
-            self.decided(exchange, verdict)
 
-    async def _decide(self, exchange: Exchange, ask: Callable[[], Awaitable[Verdict]]) -> Verdict | None:
+    async def _take(self, ask: Ask) -> Verdict | None:
         """The verdict that admits. None: the store is away and the config lets requests pass unmetered."""
-        began = time.monotonic()
-        while True:
-            try:
-                verdict = await ask()
-            except StoreUnavailable:
-                if exchange.settings.store.when_down == "deny":
-                    raise
-                exchange.unmetered = True
-                return None
-            exchange.verdict = verdict
-            if verdict.admitted:
+        try:
+            verdict = await self._in_turn(ask)
+        except StoreUnavailable:
+            if self.exchange.settings.store.when_down == "deny":
+                raise
+            self.exchange.unmetered = True
+            self._go_by(self._accounts()[0])
+            return None
+        if not verdict.admitted:
+            self.step.decided(self.exchange, verdict)
+            raise quota_error(verdict, team=self.team.id, contact=self.team.contact)
+        return verdict
+
+    async def _in_turn(self, ask: Ask) -> Verdict:
+        """Ask at once if nobody waits before us; else, and while only slots lack, when our turn has come."""
+        lines, team, endpoint = self.step.lines, self.team.id, self.exchange.endpoint
+        patience = self._patience()
+        verdict = None
+        if not patience or lines.is_empty(team, endpoint):
+            verdict = await self._ask(ask)
+            if verdict.admitted or not patience or not _lacks_only_slots(verdict):
                 return verdict
-            if time.monotonic() - began + _LOOK > _patience(verdict):
-                self.decided(exchange, verdict)
-                raise quota_error(verdict, team=exchange.known().id, contact=exchange.known().contact)
-            await asyncio.sleep(_LOOK)
-            exchange.queue_seconds = time.monotonic() - began
+        ticket = lines.join(team, endpoint)
+        began = time.monotonic()
+        if self._left is not None:
+            self._left.add_done_callback(ticket.wake)
+        try:
+            while True:
+                left = patience - (time.monotonic() - began)
+                await ticket.wait(min(_LOOK, max(0.0, left)))
+                self.exchange.queue_seconds = time.monotonic() - began
+                if self._left is not None and self._left.done():
+                    raise ClientGone("The client left while its request waited for a slot.")
+                if lines.is_first(team, endpoint, ticket) or left <= 0:
+                    verdict = await self._ask(ask)
+                    if verdict.admitted or left <= 0 or not _lacks_only_slots(verdict):
+                        return verdict
+        finally:
+            if self._left is not None:
+                self._left.remove_done_callback(ticket.wake)
+            lines.leave(team, endpoint, ticket)
+
+    async def _ask(self, ask: Ask) -> Verdict:
+        """By the first account that has room; where none has, the last one's refusal stands."""
+        for account in self._accounts():
+            verdict = await ask(account)
+            self.exchange.verdict = verdict
+            if verdict.admitted:
+                self._go_by(account)
+            if verdict.admitted or any(not _is_account(state.rule) for state in verdict.refusals):
+                break
+        return verdict
+
+    def _accounts(self) -> Sequence[Account]:
+        if self.exchange.account is not None:
+            return (self.exchange.account,)
+        return self.step.accounts.by_preference(self.exchange.settings.upstream.accounts)
+
+    def _go_by(self, account: Account) -> None:
+        if self.exchange.account is None:
+            self.exchange.account = account
+            self.step.accounts.take(account)
+
+    def _patience(self) -> float:
+        """Seconds that this request may wait for a slot: the shortest of what its `concurrent` rules say."""
+        waits = [
+            rule.wait
+            for rule in self.team.rules
+            if rule.unit is Unit.CONCURRENT
+            and rule.mode == "enforce"
+            and (rule.endpoints is None or self.exchange.endpoint in rule.endpoints)
+        ]
+        return min(waits, default=0.0)
 
 
-def _rules(settings: Settings, own: Sequence[Rule], account: Account) -> tuple[Rule, ...]:
-    """The team's rules, the organization's, and the account's cap over all hosts."""
-    cap = Rule(
-        scope=f"account:{account.name}", name="account", unit=Unit.CONCURRENT, per=None, limit=account.max_concurrent
-    )
-    return (*own, *settings.organization, cap)
+def _is_account(rule: Rule) -> bool:
+    return rule.scope.startswith(_ACCOUNT)
 
 
-def _patience(verdict: Verdict) -> float:
-    """How long this refusal may be waited out: only where nothing but slots are lacking."""
-    refusals = verdict.refusals
-    if any(state.rule.unit is not Unit.CONCURRENT for state in refusals):
-        return 0.0
-    return min((state.rule.wait for state in refusals), default=0.0)
+def _lacks_only_slots(verdict: Verdict) -> bool:
+    return all(state.rule.unit is Unit.CONCURRENT for state in verdict.refusals)

@@ -87,7 +87,8 @@ class _Ending:
         exchange = self.exchange
         if exchange.settlement is not None:
             return
-        if not (exchange.reserved or exchange.unmetered):
+        # An upload that was let in unmetered may end before there is an order.
+        if exchange.order is None or not (exchange.reserved or exchange.unmetered):
             if exchange.admitted:
                 # Slots alone were held: there is nothing to refund, so nothing to count.
                 await self.step.ledger.settle(exchange.id, settlement.refunded(sent=False))
