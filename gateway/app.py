@@ -88,7 +88,7 @@ def build_app(parts: Parts) -> ASGIApp:
     return Router(routes=health.routes(parts), default=gateway)
 
 
-def build_admin(parts: Parts, folder: Path | None) -> Starlette:
+def build_admin(parts: Parts, folder: Path) -> Starlette:
     """The admin port's application. folder: where the workers' metrics files are."""
     return Starlette(routes=[*health.routes(parts), *scrape.routes(parts, folder), *dashboard.routes(parts)])
 

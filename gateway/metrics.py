@@ -5,9 +5,11 @@ so that a rate over the first event is seen. Each worker writes files of its own
 scrape adds them up (`multiprocess`): a counter goes on when its worker is replaced.
 """
 
+import collections
 import fcntl
 import os
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -152,7 +154,9 @@ class Metrics:
         self.unmetered = counter(
             "gateway_unmetered_requests_total", "Requests let through while the store was away.", ("team",)
         )
-        self.config_info = gauge("gateway_config_info", "Workers on a version of the config.", ("hash",))
+        self.config_reloads = counter(
+            "gateway_config_reloads_total", "Changes of the config file, by whether they took effect.", ("result",)
+        )
         self.config_success = plain(
             "gateway_config_last_reload_successful", "1 if the config file last read is in force.", "livemin"
         )
@@ -161,6 +165,13 @@ class Metrics:
         )
         self.build_info = gauge("gateway_build_info", "The gateway's version.", ("version",), mode="livemax")
         self.start_time = plain("gateway_start_time_seconds", "When the oldest worker started.", "livemin")
+
+    def reloaded(self, settings: Settings) -> None:
+        """A config is in force from now on."""
+        self.prime(settings)
+        self.config_success.set(1)
+        self.config_time.set(time.time())
+        self.inflight_limit.set(settings.limits.max_inflight_per_worker)
 
     def prime(self, settings: Settings) -> None:
         """Make every series that this config can have exist, at 0."""
@@ -189,6 +200,8 @@ class Metrics:
         for operation in ("admit", "reserve", "settle", "beat", "usage"):
             self.store_errors.labels(operation)
             self.store_seconds.labels(operation)
+        for result in ("success", "failure"):
+            self.config_reloads.labels(result)
         self.store_info.labels(settings.store.kind).set(1)
 
     def _prime_team(self, settings: Settings, team: Team) -> None:
@@ -233,24 +246,13 @@ class Gauges(Collector):
             yield family
 
 
-def exposition(folder: Path | None, own: CollectorRegistry, gauges: Gauges, accept: str) -> tuple[bytes, str]:
-    """The text of /metrics and its content type. folder: where all workers write; None in one process alone."""
+def exposition(folder: Path, gauges: Gauges, accept: str) -> tuple[bytes, str]:
+    """The text of /metrics and its content type. folder: where all workers write."""
     registry = CollectorRegistry()
-    if folder is not None:
-        MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
-    else:
-        registry.register(_Whole(own))
+    MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
     registry.register(gauges)
     encoder, content_type = choose_encoder(accept)
     return encoder(registry), content_type
-
-
-class _Whole(Collector):
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
-
-    def collect(self) -> Iterable[Metric]:
-        return self._registry.collect()
 
 
 def take_slot(folder: Path) -> int:
@@ -269,6 +271,16 @@ def take_slot(folder: Path) -> int:
     return slot
 
 
+def tell_config(folder: Path, slot: int, config: str) -> None:
+    """Which config this worker is on. A file beside the collectors', for a label that changes could not be unset."""
+    (folder / f"config-{slot}").write_text(config)
+
+
+def told_configs(folder: Path) -> Mapping[str, int]:
+    """How many workers are on which config."""
+    return collections.Counter(path.read_text() for path in folder.glob("config-*"))
+
+
 def forget_dead(folder: Path) -> None:
     """Take away the living-state gauges of workers that are no more; their counters stay in every sum."""
     for lock in folder.glob("slot-*.lock"):
@@ -279,7 +291,7 @@ def forget_dead(folder: Path) -> None:
             continue
         else:
             slot = lock.stem.removeprefix("slot-")
-            for stale in folder.glob(f"gauge_live*_{slot}.db"):
+            for stale in (*folder.glob(f"gauge_live*_{slot}.db"), *folder.glob(f"config-{slot}")):
                 stale.unlink(missing_ok=True)
         finally:
             os.close(descriptor)

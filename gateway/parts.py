@@ -1,11 +1,10 @@
 """What a worker is made of, put together once and handed to whatever needs it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway.accounts import Accounts
-from gateway.core.catalog import Settings
 from gateway.ledger.redis import RedisLedger
+from gateway.live import Live
 from gateway.metrics import Metrics
 from gateway.pipeline.meter import Tally
 from gateway.transport import Transport
@@ -27,7 +26,7 @@ class Readiness:
 class Parts:
     """settings gives the config in force; a request keeps the one it began with."""
 
-    settings: Callable[[], Settings]
+    settings: Live
     ledger: RedisLedger
     transport: Transport
     metrics: Metrics

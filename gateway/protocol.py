@@ -28,7 +28,7 @@ class HeadTooLarge(Exception):
 
 
 class Protocol(HttpToolsProtocol):
-    """config has `admin_app`, `admin_address`, `head_seconds` and `readiness` beside uvicorn's own."""
+    """config has `admin_app`, `admin_address`, `settings` and `readiness` beside uvicorn's own."""
 
     _head_deadline: asyncio.TimerHandle | None = None
     _head_size = 0
@@ -113,7 +113,7 @@ class Protocol(HttpToolsProtocol):
 
     def _expect_head(self) -> None:
         config: Any = self.config
-        self._head_deadline = self.loop.call_later(config.head_seconds, self._head_overdue)
+        self._head_deadline = self.loop.call_later(config.settings().limits.header_timeout, self._head_overdue)
 
     def _forget_head(self) -> None:
         if self._head_deadline is not None:

@@ -5,7 +5,7 @@ import os
 import resource
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 
 from gateway import logs
+from gateway.config.problems import ConfigErrors
 from gateway.core.catalog import Settings
 from gateway.ledger.embedded import EmbeddedStore
+from gateway.live import restart_needed
 from gateway.metrics import forget_dead
 
 #: Seconds beyond the longest request that workers get to end in.
@@ -25,13 +27,21 @@ _LAST_ANSWERS = 20
 _OTHER_FILES = 200
 
 
+class StoreKindMissing(Exception):
+    """The config names a kind of store that this version cannot use; the message says so."""
+
+
 class Gateway(BaseApplication):  # type: ignore[misc]  # the package carries no types
     """One gateway: a master and its workers.
 
     store_url is where the ledger is; embedded: the store that this master runs, or None where it stands elsewhere.
     """
 
-    def __init__(self, settings: Settings, *, workers: int | None = None) -> None:
+    def __init__(self, path: Path, read: Callable[[], Settings], *, workers: int | None = None) -> None:
+        settings = read()
+        if settings.store.kind not in ("embedded", "redis"):
+            raise StoreKindMissing(f"store.kind {settings.store.kind} cannot be served yet; embedded and redis can.")
+        self.path, self._read = path, read
         self.settings = settings
         self.workers = workers or settings.listen.workers
         self._pid = os.getpid()
@@ -47,6 +57,19 @@ class Gateway(BaseApplication):  # type: ignore[misc]  # the package carries no 
         if url is None:
             raise AssertionError("the config has an address for every store that is not embedded")
         return url.reveal()
+
+    def reload(self) -> None:
+        """On SIGHUP: new workers, on the file as it stands now, secrets read again; on the old one if it is wrong."""
+        try:
+            new = self._read()
+        except ConfigErrors as errors:
+            logs.line("config refused, the old one stays", logging.ERROR, problems=[str(p) for p in errors.problems])
+            return
+        if fixed := restart_needed(self.settings, new):
+            logs.line("config refused, the old one stays", logging.ERROR, restart_needed=fixed)
+            return
+        self.settings = new
+        super().reload()
 
     def load_config(self) -> None:
         listen, upstream = self.settings.listen, self.settings.upstream

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import logging
 import os
 import signal
 import socket
@@ -23,7 +24,8 @@ from gateway.accounts import Accounts
 from gateway.app import build_admin, build_app
 from gateway.core.catalog import Settings
 from gateway.ledger.redis import RedisLedger
-from gateway.metrics import Metrics, take_slot
+from gateway.live import Live
+from gateway.metrics import Metrics, take_slot, tell_config
 from gateway.parts import Parts, Readiness
 from gateway.pipeline.meter import Tally
 from gateway.protocol import Protocol
@@ -40,44 +42,63 @@ _NOTICE = 2.0
 
 
 @contextlib.asynccontextmanager
-async def assembled(settings: Settings, store_url: str) -> AsyncIterator[Parts]:
-    """One worker's parts on the running loop, with the ledger's beat going; let go in order at the end."""
+async def assembled(path: Path, settings: Settings, store_url: str, folder: Path) -> AsyncIterator[Parts]:
+    """One worker's parts on the running loop, its ledger's beat and its eye on the config file going; let go in
+    order at the end.
+
+    path: the config file. settings: what the master read of it. folder: where the workers' metrics files are.
+    """
+    slot = take_slot(folder)
     metrics = Metrics()
-    metrics.prime(settings)
     metrics.build_info.labels(__version__).set(1)
     metrics.start_time.set(time.time())
-    metrics.config_info.labels(settings.hash).set(1)
-    metrics.config_success.set(1)
-    metrics.config_time.set(time.time())
-    metrics.inflight_limit.set(settings.limits.max_inflight_per_worker)
     tally = Tally(metrics)
-    limits = settings.limits
     ledger = RedisLedger(
         store_url,
         namespace=settings.store.namespace,
-        deadline=limits.body_total_timeout + settings.upstream.total_timeout + _MARGIN,
-        patience=limits.body_total_timeout + _longest_wait(settings) + _MARGIN,
+        deadline=_deadline(settings),
+        patience=_patience(settings),
         observe=tally.stored,
         presumed=tally.presumed,
     )
+
+    def applied(old: Settings, new: Settings) -> None:
+        ledger.deadline, ledger.patience = _deadline(new), _patience(new)
+        metrics.reloaded(new)
+        tell_config(folder, slot, new.hash)
+        metrics.config_reloads.labels("success").inc()
+        logs.line("config reloaded", old_hash=old.hash, config_hash=new.hash)
+
+    def refused(problems: list[str]) -> None:
+        metrics.config_success.set(0)
+        metrics.config_reloads.labels("failure").inc()
+        logs.line("config refused, the old one stays", logging.ERROR, problems=problems, config_hash=live().hash)
+
+    live = Live(path, settings, applied=applied, refused=refused)
+    metrics.reloaded(settings)
+    tell_config(folder, slot, settings.hash)
     transport = Transport()
-    accounts = Accounts(tally.busy)
-    readiness = Readiness(ledger)
-    parts = Parts(lambda: settings, ledger, transport, metrics, tally, readiness, accounts)
+    parts = Parts(live, ledger, transport, metrics, tally, Readiness(ledger), Accounts(tally.busy))
     # A new worker beside busy ones must not refuse what they would take.
     await ledger.connect(_FIRST_CONTACT)
-    beat = asyncio.create_task(ledger.run())
+    tasks = [asyncio.create_task(ledger.run()), asyncio.create_task(live.follow())]
     try:
         yield parts
     finally:
-        beat.cancel()
-        await asyncio.gather(beat, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await ledger.close()
         await transport.aclose()
 
 
-def _longest_wait(settings: Settings) -> float:
-    return max((rule.wait for team in settings.teams.values() for rule in team.rules), default=0.0)
+def _deadline(settings: Settings) -> float:
+    return settings.limits.body_total_timeout + settings.upstream.total_timeout + _MARGIN
+
+
+def _patience(settings: Settings) -> float:
+    waits = (rule.wait for team in settings.teams.values() for rule in team.rules)
+    return settings.limits.body_total_timeout + max(waits, default=0.0) + _MARGIN
 
 
 class Worker(UvicornWorker):  # type: ignore[misc]  # the package carries no types
@@ -90,8 +111,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # the package carries no typ
     async def _serve(self) -> None:
         folder: Path = self.app.metrics_folder
         settings: Settings = self.app.settings
-        take_slot(folder)
-        async with assembled(settings, self.app.store_url) as parts:
+        async with assembled(self.app.path, settings, self.app.store_url, folder) as parts:
             server = _Server(self._config(parts, folder), parts.readiness)
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
@@ -121,7 +141,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # the package carries no typ
         config.admin_app = build_admin(parts, folder)
         config.admin_address = tuple(self.sockets[1].getsockname()[:2])
         config.readiness = parts.readiness
-        config.head_seconds = parts.settings().limits.header_timeout
+        config.settings = parts.settings
         return config  # type: ignore[no-any-return]  # uvicorn's own, with settings of ours
 
     async def callback_notify(self) -> None:

@@ -51,7 +51,11 @@ async def _overview(request: Request, *, parts: Parts, pages: Environment) -> Re
             for team in teams
         ]
     page = pages.get_template("overview.html").render(
-        version=__version__, config_hash=settings.hash, store_kind=settings.store.kind, **facts
+        version=__version__,
+        config_hash=settings.hash,
+        problems=parts.settings.problems,
+        store_kind=settings.store.kind,
+        **facts,
     )
     headers = {"content-security-policy": _POLICY, "x-content-type-options": "nosniff", "cache-control": "no-store"}
     return Response(page, media_type="text/html", headers=headers)

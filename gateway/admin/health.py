@@ -34,5 +34,5 @@ async def _ready(request: Request, *, parts: Parts) -> Response:
     if "verbose" in request.query_params:
         told["draining"] = readiness.draining
         told["store"] = {"kind": settings.store.kind, "up": parts.ledger.up, "when_down": settings.store.when_down}
-        told["config"] = {"hash": settings.hash}
+        told["config"] = {"hash": settings.hash, "problems": parts.settings.problems}
     return JSONResponse(told, status_code=200 if readiness.ready else 503)

@@ -12,28 +12,32 @@ from gateway.admin import guard
 from gateway.core.catalog import Settings
 from gateway.core.errors import StoreUnavailable
 from gateway.core.quota import MICRO, Rule, Unit
-from gateway.metrics import Gauges, exposition
+from gateway.metrics import Gauges, exposition, told_configs
 from gateway.parts import Parts
 
 Samples = list[tuple[Sequence[str], float]]
+Family = tuple[str, str, Sequence[str], Samples]
 
 
-def routes(parts: Parts, folder: Path | None) -> list[Route]:
+def routes(parts: Parts, folder: Path) -> list[Route]:
     return [Route("/metrics", partial(_metrics, parts=parts, folder=folder), methods=["GET"])]
 
 
-async def _metrics(request: Request, *, parts: Parts, folder: Path | None) -> Response:
+async def _metrics(request: Request, *, parts: Parts, folder: Path) -> Response:
     settings = parts.settings()
     if refusal := guard.refuse(request, settings):
         return refusal
-    gauges = Gauges(await _families(parts, settings))
-    body, content_type = exposition(folder, parts.metrics.registry, gauges, request.headers.get("accept", ""))
+    gauges = Gauges([*_of_workers(folder), *await _families(parts, settings)])
+    body, content_type = exposition(folder, gauges, request.headers.get("accept", ""))
     return Response(body, media_type=None, headers={"content-type": content_type, "cache-control": "no-store"})
 
 
-async def _families(
-    parts: Parts, settings: Settings
-) -> list[tuple[str, str, Sequence[str], Sequence[tuple[Sequence[str], float]]]]:
+def _of_workers(folder: Path) -> list[Family]:
+    workers: Samples = [((config,), number) for config, number in told_configs(folder).items()]
+    return [("gateway_config_info", "Workers on a version of the config.", ("hash",), workers)]
+
+
+async def _families(parts: Parts, settings: Settings) -> list[Family]:
     """Quotas and periods as the store has them: the same on every host. None while the store is away."""
     rules = [*(rule for team in settings.teams.values() for rule in team.rules), *settings.organization]
     teams = [(team.id, team.zone) for team in settings.teams.values()]

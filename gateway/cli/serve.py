@@ -23,36 +23,28 @@ def serve(
 
     Example: gateway serve -c config.yaml --workers 4
     """
-    settings = settings_of(config_path(config))
-    run(settings, workers=workers)
+    run(config_path(config), workers=workers)
 
 
-def settings_of(path: Path) -> "Settings":
-    """The file's settings with their secrets. Prints what is wrong and exits 1; exits 2 if it cannot be read."""
+def run(path: Path, *, workers: int | None = None) -> None:
+    """The whole of a gateway's life. Exits 1 with all that is wrong with its config, or if its store cannot be had."""
+    from gateway import logs
     from gateway.config.compile import compile_settings
     from gateway.config.file import load
     from gateway.config.problems import ConfigErrors, ConfigUnreadable
+    from gateway.ledger.valkey import EmbeddedStoreError
+    from gateway.server import Gateway, StoreKindMissing
 
-    try:
+    def read() -> "Settings":
         return compile_settings(load(path), os.environ)
+
+    logs.configure()
+    try:
+        Gateway(path, read, workers=workers).run()
     except ConfigErrors as errors:
         for problem in errors.problems:
             typer.echo(str(problem), err=True)
-        raise typer.Exit(2 if isinstance(errors, ConfigUnreadable) else 1) from errors
-
-
-def run(settings: "Settings", *, workers: int | None = None) -> None:
-    """The whole of a gateway's life. Exits 1 with a sentence if its store cannot be had."""
-    from gateway import logs
-    from gateway.ledger.valkey import EmbeddedStoreError
-    from gateway.server import Gateway
-
-    if settings.store.kind not in ("embedded", "redis"):
-        typer.echo(f"store.kind {settings.store.kind} cannot be served yet; embedded and redis can.", err=True)
-        sys.exit(1)
-    logs.configure()
-    try:
-        Gateway(settings, workers=workers).run()
-    except EmbeddedStoreError as error:
+        sys.exit(2 if isinstance(errors, ConfigUnreadable) else 1)
+    except (EmbeddedStoreError, StoreKindMissing) as error:
         typer.echo(str(error), err=True)
         sys.exit(1)

@@ -77,7 +77,7 @@ class RedisLedger:
         self._client: Redis = Redis.from_pool(pool)
         self._keys = scripts.keys(namespace)
         self._scripts = {name: scripts.load(name) for name in ("admit", "reserve", "settle", "beat", "usage")}
-        self._deadline, self._patience = int(deadline * 1000), int(patience * 1000)
+        self.deadline, self.patience = deadline, patience
         self._observe, self._presumed, self._clock = observe, presumed, clock
         self._calendar = Calendar()
         self._offset = 0  # the store's clock less ours, ms
@@ -93,14 +93,16 @@ class RedisLedger:
     async def admit(self, rid: str, team: str, charges: Sequence[Charge], orders: Sequence[Sequence[int]]) -> Verdict:
         def ask(now: int) -> bytes:
             return scripts.admission(
-                rid, team, charges, orders, calendar=self._calendar, now=now, patience=self._patience
+                rid, team, charges, orders, calendar=self._calendar, now=now, patience=int(self.patience * 1000)
             )
 
         return await self._decide("admit", rid, charges, ask)
 
     async def reserve(self, rid: str, charges: Sequence[Charge], booking: Booking) -> Verdict:
         def ask(now: int) -> bytes:
-            return scripts.reservation(rid, charges, booking, calendar=self._calendar, now=now, deadline=self._deadline)
+            return scripts.reservation(
+                rid, charges, booking, calendar=self._calendar, now=now, deadline=int(self.deadline * 1000)
+            )
 
         return await self._decide("reserve", rid, charges, ask)
 
