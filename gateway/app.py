@@ -18,6 +18,7 @@ Authenticate   whose key; suspension; endpoint; room in this worker
         3xCoder
 """
 
+import logging
 from collections.abc import Awaitable, Callable
 from functools import partial, reduce
 from pathlib import Path
@@ -30,7 +31,7 @@ from starlette.responses import Response
 from starlette.routing import Route, Router, request_response
 from starlette.types import ASGIApp
 
-from gateway import logs
+from gateway import jwks, logs
 from gateway.admin import dashboard, health, scrape, team
 from gateway.core import catalog
 from gateway.core.errors import MethodNotAllowed, UnknownUrl
@@ -45,18 +46,19 @@ from gateway.pipeline.refuse import Refuse
 from gateway.pipeline.reserve import Reserve
 from gateway.pipeline.rewrite import Rewrite
 from gateway.pipeline.settle import Settle
+from gateway.tokens import Tokens
 from gateway.transport import Transport
 from gateway.upstream import Upstream
 
 
 def build_app(parts: Parts) -> ASGIApp:
     """The public port's application. Health checks stand before all steps: they are no requests of anyone's."""
-    tally, room = parts.tally, Room()
+    tally, room, tokens = parts.tally, Room(), Tokens(jwks.fetch, failed=_no_keys)
     # Outermost first. Settle stands outside Reserve, so that whatever happens once quota is taken passes it; Reserve
     # outside Rewrite, so that the closing bytes are written from an order that is paid for.
     images = _chain(
         Forward(upstream=Upstreams(parts.transport).of, answered=partial(_answered, parts)),
-        partial(Authenticate, room=room),
+        partial(Authenticate, room=room, tokens=tokens),
         Read,
         partial(Settle, ledger=parts.ledger, settled=tally.settled),
         partial(Reserve, ledger=parts.ledger, accounts=parts.accounts, decided=tally.decided),
@@ -68,7 +70,7 @@ def build_app(parts: Parts) -> ASGIApp:
         return [Route(f"{prefix}{path}{end}", app, methods=[method]) for prefix in ("/v1", "") for end in ("", "/")]
 
     def known(endpoint: Callable[[Request], Awaitable[Response]]) -> ASGIApp:
-        return Authenticate(request_response(endpoint), room=room)
+        return Authenticate(request_response(endpoint), room=room, tokens=tokens)
 
     gateway = Starlette(
         routes=[
@@ -85,7 +87,9 @@ def build_app(parts: Parts) -> ASGIApp:
         ],
         exception_handlers={HTTPException: _translate},
     )
-    return Router(routes=health.routes(parts), default=gateway)
+    # Both would send a path with one slash too many elsewhere, by an answer that is none of ours.
+    gateway.router.redirect_slashes = False
+    return Router(routes=health.routes(parts), default=gateway, redirect_slashes=False)
 
 
 def build_admin(parts: Parts, folder: Path) -> Starlette:
@@ -109,6 +113,10 @@ class Upstreams:
         if self._last is None or self._last[0] is not wanted:
             self._last = (wanted, Upstream(wanted, self._transport))
         return self._last[1]
+
+
+def _no_keys(issuer: str, error: str) -> None:
+    logs.line("key set not had", logging.WARNING, issuer=issuer, error=error)
 
 
 def _answered(parts: Parts, exchange: Exchange, status: str) -> None:

@@ -187,7 +187,7 @@ class Metrics:
         for key in settings.keys.values():
             if key.expires is not None:
                 self.key_expiry.labels(key.team, key.id).set(key.expires)
-        for reason in ("missing", "malformed", "unknown", "expired"):
+        for reason in ("missing", "malformed", "unknown", "expired", "token_invalid", "token_expired"):
             self.auth_failures.labels(reason, "none")
         self._prime_parts(settings)
 

@@ -10,12 +10,8 @@ from gateway.parts import Parts
 
 
 def routes(parts: Parts) -> list[Route]:
-    ready = partial(_ready, parts=parts)
-    return [
-        Route("/healthz", _alive, methods=["GET"]),
-        Route("/livez", _alive, methods=["GET"]),
-        Route("/readyz", ready, methods=["GET"]),
-    ]
+    answers = {"/healthz": _alive, "/livez": _alive, "/readyz": partial(_ready, parts=parts)}
+    return [Route(f"{path}{end}", answer, methods=["GET"]) for path, answer in answers.items() for end in ("", "/")]
 
 
 async def _alive(request: Request) -> Response:

@@ -10,6 +10,7 @@ from gateway import exchange as exchanges
 from gateway.core import keys
 from gateway.core.errors import EndpointNotAllowed, Overloaded, TeamSuspended
 from gateway.exchange import Exchange
+from gateway.tokens import Tokens
 
 _REFUSED = "The key is missing, unknown or no longer valid. Send it as 'Authorization: Bearer <key>'."
 
@@ -27,15 +28,16 @@ class Room:
 class Authenticate:
     """clock: unix seconds, for expiry."""
 
-    def __init__(self, app: ASGIApp, *, room: Room, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, app: ASGIApp, *, room: Room, tokens: Tokens, clock: Callable[[], float] = time.time) -> None:
         self.app = app
         self.room = room
+        self.tokens = tokens
         self.clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = exchanges.of(scope)
         now = self.clock()
-        self._recognize(exchange, now)
+        await self._recognize(exchange, now)
         if exchange.endpoint == "other":
             await self.app(scope, receive, _announcing(exchange, now, send))
             return
@@ -47,9 +49,13 @@ class Authenticate:
         finally:
             self.room.inflight -= 1
 
-    def _recognize(self, exchange: Exchange, now: float) -> None:
+    async def _recognize(self, exchange: Exchange, now: float) -> None:
         secret = keys.from_headers(exchange.headers, message=_REFUSED)
-        key = keys.find(secret, exchange.settings.keys, now, message=_REFUSED)
+        known = exchange.settings.keys
+        if exchange.settings.jwt_issuers and secret.count(".") == 2 and keys.digest(secret) not in known:
+            key = await self.tokens.identify(secret, exchange.settings, now, message=_REFUSED)
+        else:
+            key = keys.find(secret, known, now, message=_REFUSED)
         team = exchange.settings.teams[key.team]
         exchange.key, exchange.team = key, team
         if team.suspended is not None:

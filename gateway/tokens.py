@@ -1,0 +1,200 @@
+"""JWTs from the config's issuers (RFC 7519), read as RFC 8725 advises. The only importer of jwt.
+
+An issuer is bound to one family of algorithms and to its own keys; a token chooses neither. Before the library sees a
+token its form, its header and its claims pass the strict JSON reader, and headers that would have a key or a meaning
+fetched from elsewhere are refused. Every flaw gives the same 401; which it was stands in log and metric alone.
+"""
+
+import asyncio
+import base64
+import json
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jwt
+from jwt import PyJWK
+
+from gateway.core import jsonbody
+from gateway.core.catalog import JwtIssuer, Key, Settings
+from gateway.core.errors import AuthenticationFailed, GatewayError, TeamUnknown
+
+MAX_TOKEN = 8 * 1024  #: characters
+MAX_KEYS = 20  #: in a key set
+MAX_KEY_SET = 64 * 1024  #: bytes
+LEEWAY = 30  #: seconds that two clocks may differ
+LIFETIME = 24 * 3600  #: seconds that a token may be valid in all
+REFRESH = 600.0  #: seconds after which a fetched key set is fetched again
+STALE = 24 * 3600.0  #: seconds that a key set serves on while it cannot be fetched
+AGAIN = 60.0  #: seconds between two fetches at least, whatever tokens ask for
+
+_FORM = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]+")
+_KID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_TEAM = re.compile(r"[a-z0-9-]{1,63}")
+
+#: Headers by which a token would bring its own key, or its own reading.
+_FOREIGN = frozenset({"crit", "b64", "zip", "jku", "jwk", "x5u", "x5c", "enc"})
+_TYPES = frozenset({"jwt", "at+jwt", "application/jwt", "application/at+jwt"})
+
+#: key type and curve -> algorithms it may serve
+_FITTING = {
+    ("RSA", None): ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
+    ("EC", "P-256"): ("ES256",),
+    ("EC", "P-384"): ("ES384",),
+    ("EC", "P-521"): ("ES512",),
+    ("OKP", "Ed25519"): ("EdDSA",),
+}
+
+
+class KeySetError(Exception):
+    """A key set that cannot be used, and why."""
+
+
+@dataclass(slots=True)
+class _KeySet:
+    """An issuer's keys: by kid as (key type, curve, key). fetched, tried: loop time of the last success and try."""
+
+    keys: Mapping[str, tuple[str, str | None, PyJWK]] = field(default_factory=dict)
+    fetched: float | None = None
+    tried: float | None = None
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Tokens:
+    """Whose a token is. fetch(url) gives a key set's bytes within its own time limit, or raises OSError."""
+
+    def __init__(self, fetch: Callable[[str], Awaitable[bytes]], *, failed: Callable[[str, str], None]) -> None:
+        self._fetch = fetch
+        self._failed = failed
+        self._sets: dict[JwtIssuer, _KeySet] = {}
+        self._refreshes: set[asyncio.Task[None]] = set()
+
+    async def identify(self, token: str, settings: Settings, now: float, *, message: str) -> Key:
+        """The key that a token stands for: its team, its issuer as the id. now: unix seconds.
+
+        Raises AuthenticationFailed with `message`, TeamUnknown for a good token of no team in the config.
+        """
+        try:
+            header, claims, issuer = _opened(token, settings)
+            key = await self._key(issuer, header)
+            claims = jwt.decode(
+                token,
+                key,
+                algorithms=[str(header["alg"])],
+                audience=issuer.audience,
+                issuer=issuer.issuer,
+                leeway=LEEWAY,
+                options={"require": ["exp", "iss", "aud"], "enforce_minimum_key_length": True},
+            )
+            _check_lifetime(claims, now)
+        except jwt.ExpiredSignatureError as exc:
+            raise AuthenticationFailed(message, reason="token_expired") from exc
+        except (jwt.PyJWTError, GatewayError, ValueError, TypeError, KeyError, KeySetError) as exc:
+            raise AuthenticationFailed(message, reason="token_invalid") from exc
+        team = claims.get(issuer.team_claim)
+        if not isinstance(team, str) or not _TEAM.fullmatch(team) or team not in settings.teams:
+            raise TeamUnknown(f"The token's claim {issuer.team_claim} names no team of this gateway.")
+        return Key(team=team, id=f"jwt-{issuer.name}", digest=b"")
+
+    async def _key(self, issuer: JwtIssuer, header: Mapping[str, object]) -> PyJWK | str | bytes:
+        if issuer.secret is not None:
+            return issuer.secret.reveal()
+        if issuer.public_key is not None:
+            return issuer.public_key
+        known = await self._known(issuer, str(header.get("kid", "")))
+        kid = header.get("kid")
+        if kid is None and len(known.keys) == 1:
+            kid = next(iter(known.keys))
+        kind, curve, key = known.keys[str(kid)]
+        if header["alg"] not in _FITTING[kind, curve]:
+            raise KeySetError("the key does not serve this algorithm")
+        return key
+
+    async def _known(self, issuer: JwtIssuer, kid: str) -> _KeySet:
+        """The issuer's keys: fetched if there are none or this one is unknown, renewed behind the request's back."""
+        known = self._sets.setdefault(issuer, _KeySet())
+        now = asyncio.get_running_loop().time()
+        if known.fetched is None or (kid and kid not in known.keys):
+            await self._refresh(issuer, known)
+        elif issuer.jwks_url is not None and now - known.fetched > REFRESH:
+            task = asyncio.create_task(self._refresh(issuer, known))
+            self._refreshes.add(task)
+            task.add_done_callback(self._refreshes.discard)
+        if known.fetched is None or now - known.fetched > STALE:
+            raise KeySetError("no key set")
+        return known
+
+    async def _refresh(self, issuer: JwtIssuer, known: _KeySet) -> None:
+        """One fetch for all who wait, and none so soon after another: unknown kids cost the issuer nothing."""
+        async with known.lock:
+            now = asyncio.get_running_loop().time()
+            if known.tried is not None and now - known.tried < AGAIN:
+                return
+            known.tried = now
+            try:
+                if issuer.jwks_url is not None:
+                    raw = await self._fetch(issuer.jwks_url)
+                else:
+                    raw = await asyncio.to_thread(Path(issuer.jwks_file or "").read_bytes)
+                known.keys, known.fetched = key_set(raw), now
+            except (OSError, KeySetError) as exc:
+                self._failed(issuer.name, type(exc).__name__)
+
+
+def _opened(token: str, settings: Settings) -> tuple[dict[str, object], dict[str, Any], JwtIssuer]:
+    """Header, claims and issuer of a token whose signature is not yet verified."""
+    form = _FORM.fullmatch(token) if len(token) <= MAX_TOKEN else None
+    if form is None:
+        raise ValueError("no compact JWS")
+    header, claims = (jsonbody.decode(_decoded(part)) for part in form.groups())
+    issuer = next((each for each in settings.jwt_issuers if each.issuer == claims.get("iss")), None)
+    if issuer is None:
+        raise ValueError("unknown issuer")
+    if _FOREIGN & header.keys() or header.get("alg") not in issuer.algorithms:
+        raise ValueError("a header that is not taken")
+    kind, kid = header.get("typ", "JWT"), header.get("kid", "-")
+    if not isinstance(kind, str) or kind.lower() not in _TYPES:
+        raise ValueError("another type of token")
+    if not isinstance(kid, str) or not _KID.fullmatch(kid):
+        raise ValueError("an odd kid")
+    return header, claims, issuer
+
+
+def _decoded(part: str) -> bytes:
+    return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
+
+
+def _check_lifetime(claims: Mapping[str, Any], now: float) -> None:
+    began = claims.get("iat", now)
+    if not isinstance(began, int | float) or claims["exp"] - began > LIFETIME + LEEWAY:
+        raise ValueError("valid for too long")
+
+
+def key_set(raw: bytes) -> dict[str, tuple[str, str | None, PyJWK]]:
+    """Read a JWK set (RFC 7517). Raises KeySetError: a set with shared secrets, repeated or odd kids, is used not at
+    all, for nobody can say what its keys are for.
+    """
+    if len(raw) > MAX_KEY_SET:
+        raise KeySetError("too large")
+    try:
+        entries = jsonbody.decode(raw)["keys"]
+        if not isinstance(entries, list) or not 1 <= len(entries) <= MAX_KEYS:
+            raise KeySetError("no list of keys, or too many")
+        found: dict[str, tuple[str, str | None, PyJWK]] = {}
+        for entry in entries:
+            kind, curve, kid = entry["kty"], entry.get("crv"), entry.get("kid", "-")
+            if (kind, curve) not in _FITTING or "d" in entry:
+                raise KeySetError("a key that is no public signing key")
+            if not isinstance(kid, str) or not _KID.fullmatch(kid) or kid in found:
+                raise KeySetError("a kid that is odd or stands twice")
+            if entry.get("use", "sig") == "sig":
+                found[kid] = (
+                    kind,
+                    curve,
+                    PyJWK.from_json(json.dumps(entry), entry.get("alg") or _FITTING[kind, curve][0]),
+                )
+    except (GatewayError, jwt.PyJWTError, KeyError, TypeError, AttributeError, ValueError) as exc:
+        raise KeySetError("malformed") from exc
+    return found
