@@ -43,6 +43,7 @@ from gateway.pipeline.meter import Meter, Tally
 from gateway.pipeline.observe import Observe
 from gateway.pipeline.read import Read
 from gateway.pipeline.refuse import Refuse
+from gateway.pipeline.remember import Remember
 from gateway.pipeline.reserve import Reserve
 from gateway.pipeline.rewrite import Rewrite
 from gateway.pipeline.settle import Settle
@@ -60,6 +61,7 @@ def build_app(parts: Parts) -> ASGIApp:
         Forward(upstream=Upstreams(parts.transport).of, answered=partial(_answered, parts)),
         partial(Authenticate, room=room, tokens=tokens),
         Read,
+        partial(Remember, ledger=parts.ledger),
         partial(Settle, ledger=parts.ledger, settled=tally.settled),
         partial(Reserve, ledger=parts.ledger, accounts=parts.accounts, decided=tally.decided),
         Rewrite,

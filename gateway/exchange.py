@@ -60,6 +60,7 @@ class Exchange:
     model: Model | None = None
     cost: int = 0
     writer: FormWriter | None = field(default=None, repr=False)
+    digests: list[tuple[str, str]] = field(default_factory=list)  #: (name, SHA-256) of files, if a key is to match them
 
     account: Account | None = None
     admitted: bool = False  #: slots are held, nothing is charged

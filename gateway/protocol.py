@@ -1,7 +1,8 @@
 """Our edge of uvicorn's HTTP/1.1 protocol: what neither gunicorn nor uvicorn has, on each connection.
 
 a deadline for a request's head, from the connection or the last answer on
-bounds on the head's size, and on the number of its headers
+a deadline for a client that does not read what it asked for
+bounds on the head's size, on the number of its headers, and on connections
 the error shape of the gateway for heads that are no HTTP at all
 `abort`, for an answer that must not end cleanly
 which listener a connection came in by
@@ -9,11 +10,13 @@ which listener a connection came in by
 
 import asyncio
 import json
+import logging
 from secrets import token_hex
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from gateway import logs
 from gateway.core.errors import GatewayError, MalformedRequest, RequestTimeout
 
 _MAX_HEADERS = 128
@@ -23,15 +26,49 @@ _MAX_HEAD = 64 * 1024
 _LINGER = 1.0
 
 
+#: Seconds and bytes that are read on behind what was refused here: a client that is still writing sees the answer.
+_HEAR_OUT_SECONDS = 2.0
+_HEAR_OUT_BYTES = 16 * 1024 * 1024
+
+#: Seconds between two words about the same thing.
+_SAID = 60.0
+
+
 class HeadTooLarge(Exception):
     """Raised within the parser, which gives up the connection."""
 
 
+class Doors:
+    """How many connections a worker takes: each may need a second descriptor, to the upstream."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._said = float("-inf")
+
+    def are_shut(self, connections: int, now: float) -> bool:
+        """now: monotonic seconds."""
+        if connections <= self.most:
+            return False
+        if now - self._said > _SAID:
+            self._said = now
+            logs.line("connections refused: no file descriptors left for them", logging.WARNING, limit=self.most)
+        return True
+
+
 class Protocol(HttpToolsProtocol):
-    """config has `admin_app`, `admin_address`, `settings` and `readiness` beside uvicorn's own."""
+    """config has `admin_app`, `admin_address`, `doors`, `settings` and `readiness` beside uvicorn's own."""
+
+    stall_seconds = 30.0  #: in which a client must have read something of an answer that waits for it
 
     _head_deadline: asyncio.TimerHandle | None = None
     _head_size = 0
+    _in_head = False
+    _deaf = False  #: nothing that comes is believed any more
+    _last_words: asyncio.TimerHandle | None = None
+    _heard_out = 0
+    _unread_deadline: asyncio.TimerHandle | None = None
+    _unread = 0
+    _reads = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -39,15 +76,26 @@ class Protocol(HttpToolsProtocol):
         config: Any = self.config
         if self.server == config.admin_address or self._is_admin_port(config.admin_address):
             self.app = config.admin_app
+        elif config.doors.are_shut(len(self.connections), self.loop.time()):
+            transport.close()
+            return
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget_head()
+        for timer in (self._last_words, self._unread_deadline):
+            if timer is not None:
+                timer.cancel()
         if not self._left.done():
             self._left.set_result(None)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            self._heard_out += len(data)
+            if self._heard_out > _HEAR_OUT_BYTES:
+                self.transport.abort()
+            return
         # Between two requests only the keep-alive limit runs; with the first byte of a head its own begins.
         if self._head_deadline is None and (self.cycle is None or self.cycle.response_complete):
             self._expect_head()
@@ -56,6 +104,7 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._head_size = 0
+        self._in_head = True
         scope: dict[str, Any] = self.scope  # type: ignore[assignment]  # extensions are ours to name
         scope["extensions"] = {"gateway.abort": self.abort, "gateway.left": self._left}
 
@@ -71,6 +120,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._forget_head()
+        self._in_head = False
         super().on_headers_complete()
         config: Any = self.config
         if config.readiness.draining:
@@ -84,19 +134,43 @@ class Protocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         del msg
-        if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
-            # Another answer is on its way: these bytes would stand in the middle of it.
+        self._deaf = True
+        if self.cycle is None or self.cycle.response_complete:
+            self._refuse(_malformed())
+        elif not self.cycle.more_body:
+            # A whole request stands before these bytes and will be answered as if they had not come.
+            self.cycle.keep_alive = False
+        elif self.cycle.response_started or self.pipeline:
+            # An answer is on its way, this one's or an earlier one's: other bytes would stand in the middle of it.
             self.abort()
-            return
-        self._refuse(MalformedRequest("The request is not valid HTTP/1.1, or its head is too large."))
+        else:
+            self._desert()
+            self._refuse(_malformed())
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._expect_reading()
+
+    def resume_writing(self) -> None:
+        self._reads = True
+        super().resume_writing()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.get_write_buffer_size():
+            self._expect_reading()
 
     def abort(self) -> None:
         """End the connection so that its last answer is seen to be incomplete."""
+        self._desert()
+        if self.transport is not None:
+            self.transport.abort()
+
+    def _desert(self) -> None:
+        """Whoever works on the last request is told that nobody waits for it."""
         if self.cycle is not None:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        if self.transport is not None:
-            self.transport.abort()
 
     def _is_admin_port(self, address: tuple[str, int]) -> bool:
         host, port = address
@@ -122,12 +196,26 @@ class Protocol(HttpToolsProtocol):
 
     def _head_overdue(self) -> None:
         self._head_deadline = None
-        if self.headers:
+        if self._in_head:
             self._refuse(RequestTimeout("The request's head did not come in time."))
         else:
             self.transport.close()
 
+    def _expect_reading(self) -> None:
+        if self._unread_deadline is None:
+            self._unread, self._reads = self.transport.get_write_buffer_size(), False
+            self._unread_deadline = self.loop.call_later(self.stall_seconds, self._reading_overdue)
+
+    def _reading_overdue(self) -> None:
+        self._unread_deadline = None
+        unread = self.transport.get_write_buffer_size()
+        if unread and not self._reads and unread >= self._unread:
+            self.abort()
+        elif unread:
+            self._expect_reading()
+
     def _refuse(self, error: GatewayError) -> None:
+        self._deaf = True
         body = json.dumps(error.body()).encode()
         head = (
             STATUS_LINE[error.status] + b"content-type: application/json\r\ncache-control: no-store\r\n"
@@ -135,4 +223,9 @@ class Protocol(HttpToolsProtocol):
             % (len(body), token_hex(12).encode())
         )
         self.transport.write(head + body)
-        self.transport.close()
+        self.transport.write_eof()
+        self._last_words = self.loop.call_later(_HEAR_OUT_SECONDS, self.transport.abort)
+
+
+def _malformed() -> MalformedRequest:
+    return MalformedRequest("The request is not valid HTTP/1.1, or its head is too large.")

@@ -5,6 +5,7 @@ import contextlib
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -28,7 +29,7 @@ from gateway.live import Live
 from gateway.metrics import Metrics, take_slot, tell_config
 from gateway.parts import Parts, Readiness
 from gateway.pipeline.meter import Tally
-from gateway.protocol import Protocol
+from gateway.protocol import Doors, Protocol
 from gateway.transport import Transport
 
 #: Seconds beyond the body's and the upstream's own limits after which nobody can still be working on a request.
@@ -36,6 +37,12 @@ _MARGIN = 60.0
 
 #: Seconds that a worker waits for the store before it takes requests without one.
 _FIRST_CONTACT = 5.0
+
+#: Descriptors of a worker that come and go beside those of requests: the store's connections, files of uploads.
+_SPARE = 24
+
+#: Bytes of answers that the kernel takes for a client beyond what is on its way to it.
+_UNSENT = 128 * 1024
 
 #: Seconds in which a leaving worker that has work says "not ready" and still takes what comes.
 _NOTICE = 2.0
@@ -92,6 +99,13 @@ async def assembled(path: Path, settings: Settings, store_url: str, folder: Path
         await transport.aclose()
 
 
+def _most_connections() -> int:
+    """Each connection may need a second descriptor, to the upstream, beside those that the worker has of its own."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    own = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").is_dir() else 50
+    return max(1, (limit - own - _SPARE) // 2) if limit != resource.RLIM_INFINITY else sys.maxsize
+
+
 def _deadline(settings: Settings) -> float:
     return settings.limits.body_total_timeout + settings.upstream.total_timeout + _MARGIN
 
@@ -104,7 +118,13 @@ def _patience(settings: Settings) -> float:
 class Worker(UvicornWorker):  # type: ignore[misc]  # the package carries no types
     """`self.app` is gateway.server's application: it has the settings, the store's address and the metrics folder."""
 
+    _orphaned = False
+
     def run(self) -> None:
+        # uvicorn's words go the way of all others; what it says of each client's broken head is nobody's business.
+        words = logging.getLogger("uvicorn.error")
+        words.propagate = True
+        words.setLevel(logging.ERROR)
         # gunicorn's signals are back at their defaults by now; ours are set on the loop.
         asyncio_run(self._serve(), loop_factory=self.config.get_loop_factory())
 
@@ -119,7 +139,13 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # the package carries no typ
             gc.collect()
             gc.freeze()  # what is here now stays: the collector need not walk it again and again
             gc.set_threshold(50_000, 20, 50)
-            await server._serve(sockets=self.sockets)  # noqa: SLF001  `serve` would set and re-raise signals of its own
+            # Python's own sockets, not gunicorn's wrappers: uvloop takes them over and leaves no stale number behind,
+            # which would be closed a second time when it may be somebody else's.
+            listeners = [listener.sock for listener in self.sockets]
+            for listener in listeners if hasattr(socket, "TCP_NOTSENT_LOWAT") else ():
+                # Accepted connections inherit it. Without it the kernel takes 4 MB for each client that does not read.
+                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
+            await server._serve(sockets=listeners)  # noqa: SLF001  `serve` would set and re-raise signals of its own
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
@@ -140,14 +166,16 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # the package carries no typ
         )
         config.admin_app = build_admin(parts, folder)
         config.admin_address = tuple(self.sockets[1].getsockname()[:2])
+        config.doors = Doors(_most_connections())
         config.readiness = parts.readiness
         config.settings = parts.settings
         return config  # type: ignore[no-any-return]  # uvicorn's own, with settings of ours
 
     async def callback_notify(self) -> None:
         self.notify()
-        if os.getppid() != self.ppid:
+        if os.getppid() != self.ppid and not self._orphaned:
             # The master was killed. Nobody would ever end this worker, or take its place beside the next master's.
+            self._orphaned = True
             logs.line("master gone, leaving")
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -165,6 +193,16 @@ class _Server(Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         # Whoever spreads the requests has to see that this host is not ready before it stops taking them. A worker
         # without work has nobody to tell.
-        if self.server_state.connections:
-            await asyncio.sleep(_NOTICE)
-        await super().shutdown(sockets)
+        ticking = asyncio.create_task(self._tick())
+        try:
+            if self.server_state.connections:
+                await asyncio.sleep(_NOTICE)
+            await super().shutdown(sockets)
+        finally:
+            ticking.cancel()
+
+    async def _tick(self) -> None:
+        """The main loop has ended; a worker that no longer gives a sign of life would be killed with its requests."""
+        while True:
+            await self.on_tick(0)
+            await asyncio.sleep(1)

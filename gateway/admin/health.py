@@ -1,5 +1,6 @@
 """Health: whether the process lives, and whether it should be given requests. Neither asks the paid upstream."""
 
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from starlette.requests import Request
@@ -10,7 +11,11 @@ from gateway.parts import Parts
 
 
 def routes(parts: Parts) -> list[Route]:
-    answers = {"/healthz": _alive, "/livez": _alive, "/readyz": partial(_ready, parts=parts)}
+    answers: dict[str, Callable[[Request], Awaitable[Response]]] = {
+        "/healthz": _alive,
+        "/livez": _alive,
+        "/readyz": partial(_ready, parts=parts),
+    }
     return [Route(f"{path}{end}", answer, methods=["GET"]) for path, answer in answers.items() for end in ("", "/")]
 
 

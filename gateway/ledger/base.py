@@ -24,6 +24,21 @@ class Booking:
     cost: int
 
 
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What an Idempotency-Key stands for. state: free, claimed (by this call), running, done or freed.
+
+    print: fingerprint of the order that took it; status, body: how that ended, body empty where it was not kept;
+    reservation: the state of its reservation, empty if there is none.
+    """
+
+    state: str
+    print: str
+    status: int
+    body: str
+    reservation: str
+
+
 class Ledger(Protocol):
     """Every call names a reservation by its id, and the same call again changes nothing."""
 
@@ -41,3 +56,6 @@ class Ledger(Protocol):
 
     async def usage(self, teams: Sequence[tuple[str, str]]) -> dict[str, dict[str, dict[str, int]]]:
         """For (team, zone): team -> "day" and "month" (the present ones) -> usage field -> number."""
+
+    async def remember(self, act: str, key: str, **facts: object) -> Remembered:
+        """recall, claim, conclude or free an Idempotency-Key (``team:digest``); facts as remember.lua takes them."""

@@ -24,7 +24,7 @@ from gateway.core.quota import Charge, Per, Rule, RuleState, Verdict
 from gateway.core.settlement import End, Settlement
 from gateway.core.windows import Calendar
 from gateway.ledger import scripts
-from gateway.ledger.base import Booking
+from gateway.ledger.base import Booking, Remembered
 
 DECISION = 0.9  #: seconds until a call is given up: a decision ends within one
 PROBE = 0.5  #: seconds between tries while the store is away
@@ -76,7 +76,9 @@ class RedisLedger:
         )
         self._client: Redis = Redis.from_pool(pool)
         self._keys = scripts.keys(namespace)
-        self._scripts = {name: scripts.load(name) for name in ("admit", "reserve", "settle", "beat", "usage")}
+        self._scripts = {
+            name: scripts.load(name) for name in ("admit", "reserve", "settle", "beat", "usage", "remember")
+        }
         self.deadline, self.patience = deadline, patience
         self._observe, self._presumed, self._clock = observe, presumed, clock
         self._calendar = Calendar()
@@ -149,6 +151,12 @@ class RedisLedger:
         read = await self._timed("usage", asyncio.wait_for(pipe.execute(), DECISION))
         tables = [{field: int(value) for field, value in table.items()} for table in read]
         return {team: {"day": tables[2 * i], "month": tables[2 * i + 1]} for i, (team, _) in enumerate(teams)}
+
+    async def remember(self, act: str, key: str, **facts: object) -> Remembered:
+        name = f"{self._keys[-1].removesuffix('u:')}i:{key}"
+        answer = await self._call("remember", scripts.dumps({"act": act, "key": name, **facts}))
+        state, print_, _, status, body, reservation = answer
+        return Remembered(state, print_, int(status or 0), body, reservation)
 
     async def connect(self, limit: float) -> None:
         """Wait for the first contact with the store, `limit` seconds at most; without it, calls are refused."""

@@ -51,8 +51,10 @@ class Observe:
 
         async def counted() -> Message:
             began = time.monotonic()
-            message = await receive()
-            exchange.client_seconds += time.monotonic() - began
+            try:
+                message = await receive()
+            finally:  # also where a deadline has ended the waiting
+                exchange.client_seconds += time.monotonic() - began
             exchange.bytes_in += len(message.get("body", b""))
             return message
 

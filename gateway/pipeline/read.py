@@ -6,6 +6,7 @@ cases the last message that the steps inside receive is empty, and the order sta
 """
 
 import asyncio
+import hashlib
 import time
 from collections.abc import AsyncGenerator
 from secrets import token_hex
@@ -119,7 +120,8 @@ def _form(exchange: Exchange, source: _Source) -> AsyncGenerator[Message, None]:
     if (framing.content_length(exchange.headers) or 0) > most:
         raise RequestTooLarge(f"An edit's body is larger than {most} bytes, more than its images and texts may be.")
     exchange.writer = FormWriter(token_hex(16), max_images=images)
-    return _read_form(exchange, source, FormReader(boundary, limits=limits), _Form(exchange.writer))
+    digests = exchange.digests if exchange.header(b"idempotency-key") is not None else None
+    return _read_form(exchange, source, FormReader(boundary, limits=limits), _Form(exchange.writer, digests))
 
 
 async def _read_form(
@@ -137,10 +139,15 @@ async def _read_form(
 
 
 class _Form:
-    """What has come of a form: its texts, its files' names, and the first image's and the mask's size."""
+    """What has come of a form: its texts, its files' names, and the first image's and the mask's size.
 
-    def __init__(self, writer: FormWriter) -> None:
+    digests: where the files' names and SHA-256 are to be put down; None if nobody will ask.
+    """
+
+    def __init__(self, writer: FormWriter, digests: list[tuple[str, str]] | None) -> None:
         self._writer = writer
+        self._digests = digests
+        self._sum = hashlib.sha256()
         self.fields: dict[str, str] = {}
         self.files: list[str] = []
         self._head = PngHead("image")
@@ -156,8 +163,11 @@ class _Form:
             self.files.append(event.name)
             self._head = PngHead("mask" if event.name == "mask" else "image")
             self._held = [self._writer.file_head(event.name)]
+            self._sum = hashlib.sha256()
             return []
         if isinstance(event, FileData):
+            if self._digests is not None:
+                self._sum.update(event.data)
             if self._head.size is not None:
                 return [event.data]
             self._head.feed(event.data)
@@ -168,6 +178,8 @@ class _Form:
             held, self._held = self._held, []
             return held
         self._head.close()
+        if self._digests is not None:
+            self._digests.append((self._head.param, self._sum.hexdigest()))
         return [self._writer.file_tail()]
 
     def _check_size(self, size: tuple[int, int]) -> None:

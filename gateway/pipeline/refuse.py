@@ -12,13 +12,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import exchange as exchanges
 from gateway.core import framing
-from gateway.core.errors import ClientGone, GatewayError, InternalError
+from gateway.core.errors import ClientGone, GatewayError, InternalError, RequestTimeout
 from gateway.core.refusals import limit_headers
 from gateway.exchange import Exchange
 
 #: Bytes and seconds of a refused body that are read on: two images of the upstream's own limit fit.
 _DRAIN_BYTES = 16 * 1024 * 1024
 _DRAIN_SECONDS = 5.0
+
+#: Seconds for what was refused because it came too slowly: there is little left to hope for.
+_SLOW_DRAIN_SECONDS = 1.0
 
 
 class Refuse:
@@ -97,17 +100,17 @@ class _Guard:
         await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
         await self.send({"type": "http.response.body", "body": body, "more_body": close})
         if close:
-            await self._drain()
+            await self._drain(_SLOW_DRAIN_SECONDS if isinstance(error, RequestTimeout) else _DRAIN_SECONDS)
             await self.send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _drain(self) -> None:
+    async def _drain(self, seconds: float) -> None:
         # A client that waits for "100 Continue" has sent nothing and must not be asked to.
         expects = (self.exchange.header(b"expect") or b"").lower() == b"100-continue"
         if not self.more_body or (expects and not self.asked):
             return
         read = 0
         try:
-            async with asyncio.timeout(_DRAIN_SECONDS):
+            async with asyncio.timeout(seconds):
                 while self.more_body and read < _DRAIN_BYTES:
                     message = await self._receive()
                     if message["type"] == "http.disconnect":
