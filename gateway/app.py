@@ -10,6 +10,7 @@ Authenticate   whose key; suspension; endpoint; room in this worker
   ├── /v1/models /v1/usage
   └── /v1/images/generations, /v1/images/edits
         Read       strict reading: bytes in, an order and the gateway's own bytes out
+        Remember   an Idempotency-Key's order once, and its answer again
         Settle     commits or refunds once, however the request ends
         Reserve    an edit's slots from its head; all quota before the closing byte
         Rewrite    the closing bytes, written from the order

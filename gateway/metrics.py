@@ -177,9 +177,12 @@ class Metrics:
         """Make every series that this config can have exist, at 0."""
         for team in settings.teams.values():
             self._prime_team(settings, team)
+        for code in CODES:
+            self.errors.labels("none", code)
         for endpoint in (*ENDPOINTS, "other"):
             for outcome in OUTCOMES:
                 self.requests.labels("none", endpoint, "none", outcome)
+                self.request_seconds.labels(endpoint, outcome)
             for collector in (self.inflight, self.upload_bytes, self.client_retries, self.overhead_seconds):
                 collector.labels(endpoint)
         for rule in settings.organization:
@@ -192,6 +195,9 @@ class Metrics:
         self._prime_parts(settings)
 
     def _prime_parts(self, settings: Settings) -> None:
+        for model in settings.models.values():
+            for endpoint in model.endpoints:
+                self.upstream_seconds.labels(endpoint, model.alias)
         for account in settings.upstream.accounts:
             self.upstream_inflight.labels(account.name)
             self.upstream_limit.labels(account.name).set(account.max_concurrent)
@@ -207,7 +213,7 @@ class Metrics:
     def _prime_team(self, settings: Settings, team: Team) -> None:
         self.expired.labels(team.id)
         self.unmetered.labels(team.id)
-        named = {(endpoint, "none") for endpoint in ENDPOINTS}
+        named = {(endpoint, "none") for endpoint in (*ENDPOINTS, "other")}
         for labels in image_labels(settings, team):
             named.add((labels[1], labels[2]))
             for collector in (self.images, self.images_unknown, self.images_refunded, self.cost, self.cost_unknown):

@@ -10,9 +10,10 @@ from gateway.config.rules import ENDPOINTS, orders
 from gateway.core.catalog import Settings
 from gateway.core.errors import GatewayError
 
-BUCKETS = 24  #: series of one histogram: its buckets, +Inf, sum and count
+LONG = 20  #: series of one histogram to 300 s: its buckets, +Inf, sum and count
+SHORT = 16  #: series of one histogram to 1 s
 STATUSES = 40  #: upstream statuses ever seen of one account, with timeout, cut and connect_error
-OPERATIONS = 16  #: kinds of calls to the store
+OPERATIONS = 8  #: kinds of calls to the store
 REASONS = 8  #: why a key or token was refused
 SINGLE = 16  #: metrics without labels, build and config info
 
@@ -25,33 +26,31 @@ def series_bound(settings: Settings) -> int:
 def bounds(settings: Settings) -> dict[str, int]:
     """Return the bound of each group of metrics, which are named without their prefix."""
     # Requests of nobody known and for nothing known are counted as well.
-    teams, models, endpoints = len(settings.teams) + 2, len(settings.models) + 2, len(ENDPOINTS) + 1
-    accounts = len(settings.upstream.accounts)
+    teams, endpoints, accounts = len(settings.teams), len(ENDPOINTS) + 1, len(settings.upstream.accounts)
     outcomes = len({error.outcome for error in _errors(GatewayError)} | {"ok", "replayed"})
-    codes = len({error.code for error in _errors(GatewayError)}) + 8  # and the upstream's own
-    ordered = sum(
-        len(
-            {(endpoint, model.alias, size, quality) for endpoint, model, size, quality in orders(settings.models, team)}
-        )
+    codes = len({error.code for error in _errors(GatewayError) if isinstance(error.code, str)}) + 2  # and others' own
+    ordered = [
+        {(endpoint, model.alias, size, quality) for endpoint, model, size, quality in orders(settings.models, team)}
         for team in settings.teams.values()
-    )
+    ]
+    asked = sum(len({order[:2] for order in of_team}) for of_team in ordered)
     rules = [*settings.organization, *(rule for team in settings.teams.values() for rule in team.rules)]
     return {
-        "requests_total": teams * endpoints * models * outcomes,
-        "errors_total": teams * codes,
-        "images and image cost": 5 * ordered,
-        "period_images, period_cost_usd": 2 * 2 * (len(settings.teams) + 1),
+        "requests_total": (endpoints * (teams + 1) + asked) * outcomes,
+        "errors_total": (teams + 1) * codes,
+        "images and image cost": 5 * sum(map(len, ordered)),
+        "period_images, period_cost_usd": 2 * 2 * teams,
         "quota_limit, quota_used, quota_reset_seconds, quota_refusals_total": 4 * len(rules),
         "quota_warning": sum(len(rule.warn_at) for rule in rules),
-        "auth_failures_total": teams * REASONS,
+        "auth_failures_total": teams + REASONS,
         "key_expiry_timestamp_seconds": len(settings.keys),
-        "request_duration_seconds": endpoints * outcomes * BUCKETS,
-        "upstream_duration_seconds": endpoints * models * BUCKETS,
-        "overhead_seconds": endpoints * BUCKETS,
+        "request_duration_seconds": endpoints * outcomes * LONG,
+        "upstream_duration_seconds": sum(len(model.endpoints) for model in settings.models.values()) * LONG,
+        "overhead_seconds": endpoints * SHORT,
         "inflight_requests, upload_bytes_total, client_retries_total": 3 * endpoints,
         "upstream_responses_total": accounts * STATUSES,
         "upstream_inflight, upstream_concurrency_limit": 2 * accounts,
-        "store_errors_total, store_duration_seconds": OPERATIONS * (1 + BUCKETS),
+        "store_errors_total, store_duration_seconds": OPERATIONS * (1 + SHORT),
         "reservations_expired_total, unmetered_requests_total": 2 * teams,
         "without labels": SINGLE,
     }
