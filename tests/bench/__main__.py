@@ -1,0 +1,115 @@
+"""How fast the gateway is, beside others, in one run: `python -m tests.bench`.
+
+One worker on a core of its own; load, upstream and store on another. In each round every load is put on one variant
+after the other, so that what disturbs the machine disturbs all; ratios are of the same round. Beside ours: no gateway
+at all, nginx as a plain reverse proxy (without buffers for edits), LiteLLM's proxy. What cannot be had here is left
+out with a word.
+
+Needs gcc; wrk and nginx (Debian packages of these names) if they are there; pip installs LiteLLM once, into a folder
+of the system's temporary directory. About twelve minutes; `--rounds 1 --seconds 1` is a look in three.
+
+It asserts nothing of speed: absolute figures mean little on a shared machine. It fails when an answer is wrong.
+"""
+
+import argparse
+import contextlib
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.bench import memory, report
+from tests.bench.client import has_wrk
+from tests.bench.measure import Bench, Results, dump
+from tests.bench.processes import LOAD_CORE, MEASURED_CORE
+from tests.bench.scenarios import SCENARIOS
+from tests.bench.upstream import running_upstream
+from tests.bench.variants import PEERS, Missing, Variant, direct, ours
+
+_KINDS = ("generations", "edits", "answers", "memory")
+
+
+def main() -> None:
+    options = _options()
+    os.sched_setaffinity(0, {LOAD_CORE})
+    console = report.console()
+    results: Results = {}
+    wanted = [scenario for scenario in SCENARIOS if scenario.name in options.only]
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        upstream = stack.enter_context(running_upstream(folder))
+        variants = [direct(upstream)]
+        if wanted:
+            variants.append(stack.enter_context(ours(upstream)))
+            for peer in PEERS:
+                try:
+                    variants.append(stack.enter_context(peer(upstream)))
+                except Missing as exc:
+                    print(f"left out: {exc}", file=sys.stderr)
+        for variant in variants:
+            variant.settle()
+            variant.rest()
+        _say_where(variants)
+        bench = Bench(upstream, folder, options.seconds)
+        for turn in range(options.rounds):
+            order = variants[turn % len(variants) :] + variants[: turn % len(variants)]
+            for scenario in wanted:
+                for connections in options.connections:
+                    for variant in order:
+                        sample = bench.measure(scenario, variant, connections)
+                        results.setdefault((scenario.title, connections, variant.name), []).append(sample)
+                        print(
+                            f"round {turn + 1}: {scenario.title}, {connections}: {variant.name} {sample.rate:.0f}",
+                            file=sys.stderr,
+                            flush=True,
+                        )
+        names = [variant.name for variant in variants]
+    for scenario in wanted:
+        console.print(report.table(scenario, options.connections, names, results))
+    grown: list[memory.Memory] = []
+    if "memory" in options.only:
+        with tempfile.TemporaryDirectory(prefix="bench-") as name, running_upstream(Path(name)) as upstream:
+            grown = list(memory.measure(upstream))
+        console.print(report.memory_table(grown))
+    for line in report.targets(results, grown):
+        console.print(line)
+    if options.json is not None:
+        options.json.write_text(dump(results))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=3, help="of each load (default 3)")
+    parser.add_argument("--only", type=_kinds, default=_KINDS, help=f"of {','.join(_KINDS)} (default all)")
+    parser.add_argument("--connections", type=_counts, default=[1, 16, 64], help="default 1,16,64")
+    parser.add_argument("--json", type=Path, help="a file for the samples of all rounds, one JSON object a line")
+    return parser.parse_args()
+
+
+def _kinds(text: str) -> Sequence[str]:
+    found = text.split(",")
+    if not set(found) <= set(_KINDS):
+        raise argparse.ArgumentTypeError(f"one or more of {', '.join(_KINDS)}, with commas")
+    return found
+
+
+def _counts(text: str) -> list[int]:
+    return [int(count) for count in text.split(",")]
+
+
+def _say_where(variants: Sequence[Variant]) -> None:
+    load = " ".join(f"{figure:.2f}" for figure in os.getloadavg())
+    facts = ", ".join(variant.facts for variant in variants if variant.facts)
+    alone = "" if LOAD_CORE != MEASURED_CORE else " (one core for all: only ratios of CPU mean something)"
+    print(
+        f"Python {platform.python_version()}; load {load}; load, upstream and store on core {LOAD_CORE}, "
+        f"measured on core {MEASURED_CORE}{alone}; {'wrk' if has_wrk() else 'own client'} for generations; {facts}",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()
