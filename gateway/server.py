@@ -117,10 +117,18 @@ class Master(Arbiter):  # type: ignore[misc]  # the package carries no types
     """gunicorn's master, which once a turn also looks after the embedded store."""
 
     def manage_workers(self) -> None:
+        self._look_after_store()
+        super().manage_workers()
+
+    def reap_workers(self) -> None:
+        # While a reload or the end waits for requests in flight this is all that is called, minutes long.
+        self._look_after_store()
+        super().reap_workers()
+
+    def _look_after_store(self) -> None:
         embedded: EmbeddedStore | None = self.app.embedded
         if embedded is not None and embedded.poll():
             logs.line("embedded store respawned")
-        super().manage_workers()
 
 
 def _address(address: tuple[str, int]) -> str:

@@ -8,7 +8,9 @@ fetched from elsewhere are refused. Every flaw gives the same 401; which it was 
 import asyncio
 import base64
 import json
+import math
 import re
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +28,7 @@ MAX_KEYS = 20  #: in a key set
 MAX_KEY_SET = 64 * 1024  #: bytes
 LEEWAY = 30  #: seconds that two clocks may differ
 LIFETIME = 24 * 3600  #: seconds that a token may be valid in all
-REFRESH = 600.0  #: seconds after which a fetched key set is fetched again
+REFRESH = 600.0  #: seconds after which a fetched key set is fetched again; one from a file is read again after AGAIN
 STALE = 24 * 3600.0  #: seconds that a key set serves on while it cannot be fetched
 AGAIN = 60.0  #: seconds between two fetches at least, whatever tokens ask for
 
@@ -52,22 +54,40 @@ class KeySetError(Exception):
     """A key set that cannot be used, and why."""
 
 
+@dataclass(frozen=True, slots=True)
+class PublicKey:
+    """One of a key set, with the algorithms that it may serve: the one its set names for it, or all of its type."""
+
+    key: Any
+    algorithms: tuple[str, ...]
+
+
 @dataclass(slots=True)
 class _KeySet:
-    """An issuer's keys: by kid as (key type, curve, key). fetched, tried: loop time of the last success and try."""
+    """An issuer's keys by kid. fetched, tried: times of the last success and try."""
 
-    keys: Mapping[str, tuple[str, str | None, PyJWK]] = field(default_factory=dict)
+    keys: Mapping[str, "PublicKey"] = field(default_factory=dict)
     fetched: float | None = None
     tried: float | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Tokens:
-    """Whose a token is. fetch(url) gives a key set's bytes within its own time limit, or raises OSError."""
+    """Whose a token is. fetch(url) gives a key set's bytes within its own time limit, or raises OSError.
 
-    def __init__(self, fetch: Callable[[str], Awaitable[bytes]], *, failed: Callable[[str, str], None]) -> None:
+    failed(issuer, why) is told of a key set that could not be had. clock: seconds, monotonic, for the age of key sets.
+    """
+
+    def __init__(
+        self,
+        fetch: Callable[[str], Awaitable[bytes]],
+        *,
+        failed: Callable[[str, str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._fetch = fetch
         self._failed = failed
+        self._clock = clock
         self._sets: dict[JwtIssuer, _KeySet] = {}
         self._refreshes: set[asyncio.Task[None]] = set()
 
@@ -91,14 +111,14 @@ class Tokens:
             _check_lifetime(claims, now)
         except jwt.ExpiredSignatureError as exc:
             raise AuthenticationFailed(message, reason="token_expired") from exc
-        except (jwt.PyJWTError, GatewayError, ValueError, TypeError, KeyError, KeySetError) as exc:
+        except (jwt.PyJWTError, GatewayError, ValueError, TypeError, KeyError, OverflowError, KeySetError) as exc:
             raise AuthenticationFailed(message, reason="token_invalid") from exc
         team = claims.get(issuer.team_claim)
         if not isinstance(team, str) or not _TEAM.fullmatch(team) or team not in settings.teams:
             raise TeamUnknown(f"The token's claim {issuer.team_claim} names no team of this gateway.")
         return Key(team=team, id=f"jwt-{issuer.name}", digest=b"")
 
-    async def _key(self, issuer: JwtIssuer, header: Mapping[str, object]) -> PyJWK | str | bytes:
+    async def _key(self, issuer: JwtIssuer, header: Mapping[str, object]) -> Any:
         if issuer.secret is not None:
             return issuer.secret.reveal()
         if issuer.public_key is not None:
@@ -107,29 +127,33 @@ class Tokens:
         kid = header.get("kid")
         if kid is None and len(known.keys) == 1:
             kid = next(iter(known.keys))
-        kind, curve, key = known.keys[str(kid)]
-        if header["alg"] not in _FITTING[kind, curve]:
+        public = known.keys[str(kid)]
+        if header["alg"] not in public.algorithms:
             raise KeySetError("the key does not serve this algorithm")
-        return key
+        return public.key
 
     async def _known(self, issuer: JwtIssuer, kid: str) -> _KeySet:
         """The issuer's keys: fetched if there are none or this one is unknown, renewed behind the request's back."""
         known = self._sets.setdefault(issuer, _KeySet())
-        now = asyncio.get_running_loop().time()
-        if known.fetched is None or (kid and kid not in known.keys):
+        age = self._age(known)
+        if age > STALE or (kid and kid not in known.keys):
             await self._refresh(issuer, known)
-        elif issuer.jwks_url is not None and now - known.fetched > REFRESH:
+            age = self._age(known)
+        elif age > (AGAIN if issuer.jwks_url is None else REFRESH) and not known.lock.locked():
             task = asyncio.create_task(self._refresh(issuer, known))
             self._refreshes.add(task)
             task.add_done_callback(self._refreshes.discard)
-        if known.fetched is None or now - known.fetched > STALE:
+        if age > STALE:
             raise KeySetError("no key set")
         return known
+
+    def _age(self, known: _KeySet) -> float:
+        return math.inf if known.fetched is None else self._clock() - known.fetched
 
     async def _refresh(self, issuer: JwtIssuer, known: _KeySet) -> None:
         """One fetch for all who wait, and none so soon after another: unknown kids cost the issuer nothing."""
         async with known.lock:
-            now = asyncio.get_running_loop().time()
+            now = self._clock()
             if known.tried is not None and now - known.tried < AGAIN:
                 return
             known.tried = now
@@ -140,7 +164,7 @@ class Tokens:
                     raw = await asyncio.to_thread(Path(issuer.jwks_file or "").read_bytes)
                 known.keys, known.fetched = key_set(raw), now
             except (OSError, KeySetError) as exc:
-                self._failed(issuer.name, type(exc).__name__)
+                self._failed(issuer.name, f"{type(exc).__name__}: {exc}")
 
 
 def _opened(token: str, settings: Settings) -> tuple[dict[str, object], dict[str, Any], JwtIssuer]:
@@ -172,7 +196,7 @@ def _check_lifetime(claims: Mapping[str, Any], now: float) -> None:
         raise ValueError("valid for too long")
 
 
-def key_set(raw: bytes) -> dict[str, tuple[str, str | None, PyJWK]]:
+def key_set(raw: bytes) -> dict[str, PublicKey]:
     """Read a JWK set (RFC 7517). Raises KeySetError: a set with shared secrets, repeated or odd kids, is used not at
     all, for nobody can say what its keys are for.
     """
@@ -182,7 +206,7 @@ def key_set(raw: bytes) -> dict[str, tuple[str, str | None, PyJWK]]:
         entries = jsonbody.decode(raw)["keys"]
         if not isinstance(entries, list) or not 1 <= len(entries) <= MAX_KEYS:
             raise KeySetError("no list of keys, or too many")
-        found: dict[str, tuple[str, str | None, PyJWK]] = {}
+        found: dict[str, PublicKey] = {}
         for entry in entries:
             kind, curve, kid = entry["kty"], entry.get("crv"), entry.get("kid", "-")
             if (kind, curve) not in _FITTING or "d" in entry:
@@ -190,11 +214,15 @@ def key_set(raw: bytes) -> dict[str, tuple[str, str | None, PyJWK]]:
             if not isinstance(kid, str) or not _KID.fullmatch(kid) or kid in found:
                 raise KeySetError("a kid that is odd or stands twice")
             if entry.get("use", "sig") == "sig":
-                found[kid] = (
-                    kind,
-                    curve,
-                    PyJWK.from_json(json.dumps(entry), entry.get("alg") or _FITTING[kind, curve][0]),
-                )
+                found[kid] = _public_key(entry, _FITTING[kind, curve])
     except (GatewayError, jwt.PyJWTError, KeyError, TypeError, AttributeError, ValueError) as exc:
         raise KeySetError("malformed") from exc
     return found
+
+
+def _public_key(entry: Mapping[str, object], fitting: tuple[str, ...]) -> PublicKey:
+    named = entry.get("alg")
+    if named is not None and named not in fitting:
+        raise KeySetError("a key whose algorithm does not go with its type")
+    algorithms = fitting if named is None else (str(named),)
+    return PublicKey(PyJWK.from_json(json.dumps(entry), algorithms[0]).key, algorithms)

@@ -11,7 +11,7 @@ from starlette.routing import Route
 from gateway.admin import guard
 from gateway.core.catalog import Settings
 from gateway.core.errors import StoreUnavailable
-from gateway.core.quota import MICRO, Rule, Unit
+from gateway.core.quota import MICRO, Per, Rule, RuleState, Unit
 from gateway.metrics import Gauges, exposition, told_configs
 from gateway.parts import Parts
 
@@ -60,7 +60,7 @@ async def _families(parts: Parts, settings: Settings) -> list[Family]:
         limits.append((labels, _number(state.rule, state.limit)))
         used.append((labels, _number(state.rule, state.used)))
     now = parts.ledger.now()
-    resets.extend((_labels(s.rule), max(0.0, s.resets_at - now)) for s in states if s.resets_at is not None)
+    resets.extend((_labels(s.rule), _seconds_left(s, now)) for s in states if s.rule.per not in (None, Per.TOTAL))
     rule_labels = ("team", "rule", "unit", "per", "mode")
     return [
         ("gateway_period_images", "Images charged in the team's present day and month.", ("team", "period"), images),
@@ -73,6 +73,11 @@ async def _families(parts: Parts, settings: Settings) -> list[Family]:
 
 def _labels(rule: Rule) -> tuple[str, str, str, str, str]:
     return rule.scope, rule.name, rule.unit.value, rule.per or "now", rule.mode
+
+
+def _seconds_left(state: RuleState, now: float) -> float:
+    """0 for a sliding window in which nothing is used."""
+    return max(0.0, state.resets_at - now) if state.resets_at is not None else 0.0
 
 
 def _number(rule: Rule, amount: int) -> float:

@@ -5,10 +5,14 @@ opened. The only importer of watchfiles.
 """
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 from watchfiles import awatch
+
+from gateway.config.file import LARGEST
 
 #: Milliseconds of quiet after which a burst of changes is one, and between two looks where none was reported.
 _QUIET = 50
@@ -17,32 +21,64 @@ _LOOK = 1000
 #: Seconds that a file's bytes must stay the same before they are believed to be written to their end.
 _SETTLED = 0.1
 
+#: Seconds after which a file that cannot be read is no longer on its way from one version to the next.
+_AWAY = 2.0
 
-async def contents(path: Path) -> AsyncIterator[bytes]:
+
+async def contents(path: Path, *, settled: float = _SETTLED, away: float = _AWAY) -> AsyncIterator[bytes | None]:
     """The file's bytes now, and again whenever they are others. Ends when its task is cancelled.
 
-    Some file systems report nothing, so a look is taken every second all the same. A file that is away for a moment
-    is waited for.
+    A file that is away for a moment is waited for; None stands for one that stays away, or cannot be read.
     """
     last = await asyncio.to_thread(_read, path)
     if last is not None:
         yield last
-    watch = awatch(
-        path.parent, recursive=False, debounce=_QUIET, step=_QUIET, rust_timeout=_LOOK, yield_on_timeout=True
-    )
-    async for _ in watch:
+    missed: float | None = None
+    async for _ in _moments(path.parent):
         data = await asyncio.to_thread(_read, path)
+        if data is not None:
+            missed = None
+        elif missed is None:
+            missed = time.monotonic()
+        elif missed + away < time.monotonic():
+            missed, last = math.inf, None
+            yield None
         if data is None or data == last:
             continue
-        await asyncio.sleep(_SETTLED)
+        await asyncio.sleep(settled)
         again = await asyncio.to_thread(_read, path)
         if again == data:
             last = data
             yield data
 
 
+async def _moments(folder: Path) -> AsyncIterator[None]:
+    """Times at which to look: whenever something in the folder changes, and every second all the same, for some file
+    systems report nothing, and links may point elsewhere.
+    """
+    watch = awatch(
+        folder,
+        recursive=False,
+        debounce=_QUIET,
+        step=_QUIET,
+        rust_timeout=_LOOK,
+        yield_on_timeout=True,
+        # With a filter of its own it would start the second anew at each change that it leaves out.
+        watch_filter=None,
+    )
+    try:
+        async for _ in watch:
+            yield
+    except Exception:  # noqa: BLE001, S110  no such folder, no watches left on this host: looking still works
+        pass
+    while True:
+        yield
+        await asyncio.sleep(_LOOK / 1000)
+
+
 def _read(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return file.read(LARGEST + 1)  # one more than is read of a config, so that it is refused as too large
     except OSError:
         return None

@@ -95,8 +95,8 @@ local function reset_and_fit(c, seen, amount, limit)
   local possible = amount <= limit
   if c.w == 'cal' then return seen.stop, possible and seen.stop or -1 end
   local slices = {}
-  for slice, amount in pairs(seen.slices) do
-    if amount > 0 then slices[#slices + 1] = slice end -- what was given back holds nothing up
+  for slice, taken in pairs(seen.slices) do
+    if taken > 0 then slices[#slices + 1] = slice end -- what was given back holds nothing up
   end
   table.sort(slices)
   local function leaves(slice) return math.ceil((slice + SLICES + 1) * seen.width) end

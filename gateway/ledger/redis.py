@@ -111,6 +111,10 @@ class RedisLedger:
     async def _decide(
         self, operation: str, rid: str, charges: Sequence[Charge], ask: Callable[[int], bytes]
     ) -> Verdict:
+        if not self.up or rid in self._owed:
+            # Nothing is asked, so there will be nothing to take back. What is still to be taken back under this id
+            # would take back this answer too.
+            raise StoreUnavailable(_AWAY)
         try:
             answer = await self._call(operation, ask(self._now()))
             if answer[0] == -1:  # the windows we named do not hold the store's present: name them by its clock
@@ -135,6 +139,9 @@ class RedisLedger:
         except StoreUnavailable:
             self._owe(rid, settlement)
             return True
+        except asyncio.CancelledError:
+            self._owe(rid, settlement)
+            raise
         return bool(status == 1)
 
     async def states(self, rules: Sequence[Rule]) -> list[RuleState]:

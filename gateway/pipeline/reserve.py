@@ -143,6 +143,7 @@ class _Taking:
             self.exchange.unmetered = True
             self._go_by(self._accounts()[0])
             return None
+        self.exchange.unmetered = False  # an upload that was let in while the store was away is metered all the same
         if not verdict.admitted:
             self.step.decided(self.exchange, verdict)
             raise quota_error(verdict, team=self.team.id, contact=self.team.contact)

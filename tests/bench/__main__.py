@@ -13,6 +13,7 @@ It asserts nothing of speed: absolute figures mean little on a shared machine. I
 
 import argparse
 import contextlib
+import itertools
 import os
 import platform
 import sys
@@ -24,8 +25,8 @@ from tests.bench import memory, report
 from tests.bench.client import has_wrk
 from tests.bench.measure import Bench, Results, dump
 from tests.bench.processes import LOAD_CORE, MEASURED_CORE
-from tests.bench.scenarios import SCENARIOS
-from tests.bench.upstream import running_upstream
+from tests.bench.scenarios import SCENARIOS, Scenario
+from tests.bench.upstream import Upstream, running_upstream
 from tests.bench.variants import PEERS, Missing, Variant, direct, ours
 
 _KINDS = ("generations", "edits", "answers", "memory")
@@ -35,48 +36,57 @@ def main() -> None:
     options = _options()
     os.sched_setaffinity(0, {LOAD_CORE})
     console = report.console()
-    results: Results = {}
     wanted = [scenario for scenario in SCENARIOS if scenario.name in options.only]
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
-        upstream = stack.enter_context(running_upstream(folder))
-        variants = [direct(upstream)]
-        if wanted:
-            variants.append(stack.enter_context(ours(upstream)))
-            for peer in PEERS:
-                try:
-                    variants.append(stack.enter_context(peer(upstream)))
-                except Missing as exc:
-                    print(f"left out: {exc}", file=sys.stderr)
-        for variant in variants:
-            variant.settle()
-            variant.rest()
-        _say_where(variants)
-        bench = Bench(upstream, folder, options.seconds)
-        for turn in range(options.rounds):
-            order = variants[turn % len(variants) :] + variants[: turn % len(variants)]
-            for scenario in wanted:
-                for connections in options.connections:
-                    for variant in order:
-                        sample = bench.measure(scenario, variant, connections)
-                        results.setdefault((scenario.title, connections, variant.name), []).append(sample)
-                        print(
-                            f"round {turn + 1}: {scenario.title}, {connections}: {variant.name} {sample.rate:.0f}",
-                            file=sys.stderr,
-                            flush=True,
-                        )
-        names = [variant.name for variant in variants]
-    for scenario in wanted:
-        console.print(report.table(scenario, options.connections, names, results))
+    results: Results = {}
     grown: list[memory.Memory] = []
-    if "memory" in options.only:
-        with tempfile.TemporaryDirectory(prefix="bench-") as name, running_upstream(Path(name)) as upstream:
+    with tempfile.TemporaryDirectory(prefix="bench-") as name, running_upstream(Path(name)) as upstream:
+        if wanted:
+            with contextlib.ExitStack() as stack:
+                variants = _variants(stack, upstream)
+                _say_where(variants)
+                _measure(Bench(upstream, Path(name), options.seconds), wanted, variants, options, results)
+            for scenario in wanted:
+                names = [variant.name for variant in variants]
+                console.print(report.table(scenario, options.connections, names, results))
+        if "memory" in options.only:
             grown = list(memory.measure(upstream))
-        console.print(report.memory_table(grown))
+            console.print(report.memory_table(grown))
     for line in report.targets(results, grown):
         console.print(line)
     if options.json is not None:
         options.json.write_text(dump(results))
+
+
+def _variants(stack: contextlib.ExitStack, upstream: Upstream) -> list[Variant]:
+    """All that can run here, started and at rest."""
+    variants = [direct(upstream), stack.enter_context(ours(upstream))]
+    for peer in PEERS:
+        try:
+            variants.append(stack.enter_context(peer(upstream)))
+        except Missing as exc:
+            print(f"left out: {exc}", file=sys.stderr)
+    for variant in variants:
+        variant.settle()
+        variant.rest()
+    return variants
+
+
+def _measure(
+    bench: Bench,
+    wanted: Sequence[Scenario],
+    variants: Sequence[Variant],
+    options: argparse.Namespace,
+    results: Results,
+) -> None:
+    """Each round begins with another variant, so that none always follows the same one."""
+    for turn in range(options.rounds):
+        first = turn % len(variants)
+        for scenario, connections in itertools.product(wanted, options.connections):
+            for variant in (*variants[first:], *variants[:first]):
+                sample = bench.measure(scenario, variant, connections)
+                results.setdefault((scenario.title, connections, variant.name), []).append(sample)
+                done = f"round {turn + 1}: {scenario.title}, {connections}: {variant.name} {sample.rate:.0f}"
+                print(done, file=sys.stderr, flush=True)
 
 
 def _options() -> argparse.Namespace:

@@ -30,7 +30,7 @@ class LoadError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """path and headers as they go on the wire; answer: the body's length that is right, at least."""
+    """One request, sent again and again; path and headers as they go on the wire."""
 
     path: str
     headers: dict[str, str]

@@ -155,4 +155,6 @@ def cramped(one_simulator: SimulatorThread) -> Iterator[Watched]:
 def storeless(simulator: SimulatorThread, when_down: str) -> dict[str, Any]:
     """A config whose store stands at TEST_STORE_URL."""
     store = {"kind": "redis", "url": "env:TEST_STORE_URL", "namespace": when_down, "when_down": when_down}
-    return {**config(simulator.base_url), "store": store}
+    whole = {**config(simulator.base_url), "store": store}
+    whole["teams"]["few"] = team("few", NARROW["few"])
+    return whole

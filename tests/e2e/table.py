@@ -499,6 +499,61 @@ UNFIT = tuple(
 )
 
 
+def _keyed(name: str, **fields: object) -> Callable[[Watched], Answer]:
+    """An order with an Idempotency-Key."""
+
+    def send(watched: Watched) -> Answer:
+        key = watched.key("plain")
+        return wire.ask(watched.url, wire.generation(key, f"Idempotency-Key: {name}", prompt=PROMPT, **fields))
+
+    return send
+
+
+def _before(send: Callable[[Watched], Answer], *script: Behaviour) -> Callable[[Watched, ExitStack], None]:
+    """Has something sent first, whatever it comes to."""
+
+    def prepare(watched: Watched, _: ExitStack) -> None:
+        watched.simulator.script(*script)
+        send(watched)
+
+    return prepare
+
+
+LONG_ORDER = {"response_format": "b64_json", "n": 2}
+
+IDEMPOTENCY = tuple(
+    Row(
+        when=when,
+        error=error,
+        prepare=prepare,
+        send=send,
+        status=422,
+        type=INVALID,
+        code=code,
+        outcome="refused_invalid",
+        says=says,
+    )
+    for when, error, code, prepare, send, says in (
+        (
+            "idempotency key of another order",
+            errors.IdempotencyKeyReused,
+            "idempotency_key_reused",
+            _before(_keyed("reused")),
+            _keyed("reused", n=2),
+            "^This Idempotency-Key was sent before with another order",
+        ),
+        (
+            "idempotency key of a long answer",
+            errors.IdempotencyAnswerGone,
+            "idempotency_answer_gone",
+            _before(_keyed("gone", **LONG_ORDER), Behaviour(pad=300_000)),
+            _keyed("gone", **LONG_ORDER),
+            "^The answer to this Idempotency-Key's order was too long to be kept",
+        ),
+    )
+)
+
+
 def _quota(
     when: str,
     team: str,
@@ -948,6 +1003,7 @@ ROWS = (
     *FORBIDDEN,
     *TEAMLESS,
     *UNFIT,
+    *IDEMPOTENCY,
     *QUOTA,
     *OVERLOADED,
     *UNREACHABLE,

@@ -475,14 +475,15 @@ def test_the_upstream_gets_nothing_of_the_client_but_its_order(roomy: Watched) -
         "Accept-Encoding: gzip",
         "Accept-Language: de",
         f"api-key: {key}",
-        "Idempotency-Key: canary",
         "X-Stainless-Retry-Count: 1",
         "Connection: keep-alive, X-Hop",
         "X-Hop: canary",
         "TE: trailers",
     )
-    assert wire.ask(roomy.url, wire.generation(key, *lines, user="u")).status == 200
-    assert wire.ask(roomy.url, wire.edit(key, PICTURE, WORDS, lines=lines)).status == 200
+    assert wire.ask(roomy.url, wire.generation(key, *lines, "Idempotency-Key: canary-1", user="u")).status == 200
+    assert (
+        wire.ask(roomy.url, wire.edit(key, PICTURE, WORDS, lines=(*lines, "Idempotency-Key: canary-2"))).status == 200
+    )
     generation, edit = roomy.simulator.record.requests
     common = ["host", "authorization", "content-type", "accept", "accept-encoding", "user-agent"]
     assert [name.lower() for name, _ in generation.headers] == [*common, "content-length"]

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import pytest
@@ -26,7 +26,7 @@ from gateway.core.errors import GatewayError
 from gateway.metrics import CODES, OUTCOMES
 from tests.e2e import wire
 from tests.support import stream
-from tests.support.running import NO_TLS, SECRETS, UPSTREAM_KEY, Running, base_config, free_port, running_gateway
+from tests.support.running import NO_TLS, SECRETS, UPSTREAM_KEY, Running, base_config, running_gateway
 from tests.support.simulated import SimulatorThread, running_simulator
 from tests.support.site import team, wait_until
 from tests.support.stream import connected
@@ -34,6 +34,10 @@ from tests.support.stream import connected
 WORKERS = 4
 CLIENTS = 12
 REQUESTS = 300
+
+TEAMS = ("design", "lab")
+SIZES = ("1024x1024", "1792x1024", "1024x1792")
+QUALITIES = ("standard", "hd")
 
 #: Names that may appear at the first event: what the upstream answers is not known before.
 UNFORESEEN = "gateway_upstream_responses_total"
@@ -94,6 +98,14 @@ def whole_config(upstream: str, *, workers: int, patience: str) -> dict[str, Any
         {"concurrent": 100, "wait": "1s"},
         {"images": 10, "per": "day", "mode": "shadow", "name": "trial"},
     ]
+    # One rule for each kind of image: the store's own count of what is charged, from the moment it is reserved.
+    kinds = [
+        {"images": 100_000, "per": "day", "size": size, "quality": quality, "name": f"of-{size}-{quality}"}
+        for size in SIZES
+        for quality in QUALITIES
+    ]
+    config["teams"]["design"]["quotas"] += kinds
+    config["teams"]["lab"] = team("lab", {"quotas": kinds})
     config["teams"]["tight"] = team("tight", {"quotas": [{"images": 1, "per": "day"}]})
     config["teams"]["gone"] = team("gone", {"suspended": "budget review"})
     config["organization"] = {"quotas": [{"usd": 100_000, "per": "month"}]}
@@ -122,7 +134,7 @@ class Watch:
         self._last: dict[str, float] = {}
         self._thread = threading.Thread(target=self._run)
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -145,7 +157,7 @@ class Watch:
 
 @dataclass(slots=True)
 class Work:
-    """300 orders of all kinds by a dozen clients. Each is told apart by its prompt, which the upstream records.
+    """300 orders of all kinds by a dozen clients. Each is told apart by its `user`, which the upstream records.
 
     heard: images of orders with a 200; lost: of those whose connection broke, by the order's number.
     """
@@ -154,6 +166,12 @@ class Work:
     heard: Counter[Kind] = field(default_factory=Counter)
     lost: dict[int, tuple[Kind, int]] = field(default_factory=dict)
     ended: int = 0
+
+    def lost_images(self) -> Counter[Kind]:
+        images: Counter[Kind] = Counter()
+        for kind, n in self.lost.values():
+            images[kind] += n
+        return images
 
     async def run(self, *, kills: Mapping[int, int]) -> None:
         """kills: after so many ends, that worker is killed."""
@@ -188,14 +206,16 @@ class Work:
 
 def order(number: int) -> tuple[Kind, int, bytes]:
     """The order of this number: what it is for, how many images, the request. Every fifth is an edit."""
-    name = ("free", "design")[number % 2]
-    size = ("1024x1024", "1792x1024", "1024x1792")[number % 3]
-    key, n, prompt = SECRETS[name], number % 4 + 1, f"order {number}"
+    name = TEAMS[number % 2]
+    size = SIZES[number % 3]
+    key, user = SECRETS[name], f"order {number}"
     if number % 5 == 0:
-        parts = [wire.image(wire.png()), wire.text("prompt", prompt), wire.text("n", str(n)), wire.text("size", size)]
+        n = number // 5 % 2 + 1
+        texts = {"prompt": "a lighthouse", "n": str(n), "size": size, "user": user}
+        parts = [wire.image(wire.png()), *(wire.text(*field) for field in texts.items())]
         return (name, size, "standard"), n, wire.edit(key, *parts)
-    quality = ("standard", "hd")[number // 2 % 2]
-    return (name, size, quality), n, wire.generation(key, prompt=prompt, n=n, size=size, quality=quality)
+    n, quality = number % 4 + 1, QUALITIES[number // 2 % 2]
+    return (name, size, quality), n, wire.generation(key, n=n, size=size, quality=quality, user=user)
 
 
 def made(simulator: SimulatorThread) -> tuple[Counter[Kind], dict[int, int]]:
@@ -204,7 +224,7 @@ def made(simulator: SimulatorThread) -> tuple[Counter[Kind], dict[int, int]]:
     numbers: dict[int, int] = {}
     for request in simulator.record.requests:
         if request.images_made:
-            number = int(str(request.field("prompt")).removeprefix("order "))
+            number = int(str(request.field("user")).removeprefix("order "))
             kinds[order(number)[0]] += request.images_made
             assert number not in numbers, "an order is made once"
             numbers[number] = request.images_made
@@ -218,29 +238,34 @@ def kill_two(gateway: Running, simulator: SimulatorThread) -> Work:
     first, second, *_ = stream.workers(gateway)
     work = Work(gateway)
     asyncio.run(work.run(kills={REQUESTS // 3: first, 2 * REQUESTS // 3: second}))
-    simulator.clear_script()
+    simulator.simulator.clear_script()
     wait_until(lambda: len(stream.workers(gateway)) == WORKERS and not {first, second} & set(stream.workers(gateway)))
     wait_until(lambda: scrape(gateway)["gateway_inflight_limit"] == WORKERS * 5000)
     return work
 
 
-def check_counts(gateway: Running, simulator: SimulatorThread, work: Work, before: Samples) -> Counter[Kind]:
-    """What was counted is what was heard and made, but for orders that died with their worker; those are returned."""
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Images by kind: on /metrics, in the store, at the upstream, and those flagged as unknown on /metrics."""
+
+    counted: Counter[Kind]
+    stored: Counter[Kind]
+    made: Counter[Kind]
+    unknown: Counter[Kind]
+
+
+def sums(gateway: Running, simulator: SimulatorThread, before: Samples) -> Sums:
+    """before: a scrape from before the work; the store was empty then."""
     now = scrape(gateway)
-    counted = images(now) - images(before)
-    of_upstream, by_number = made(simulator)
-    lost: Counter[Kind] = Counter()
-    for number, (kind, n) in work.lost.items():
-        lost[kind] += n
-        assert by_number.get(number, n) == n
-    died = Counter({kind: n for kind in lost if (n := work.heard[kind] + lost[kind] - counted[kind])})
-    for kind in {*counted, *of_upstream, *work.heard}:
-        # An order whose worker was killed after it was settled is counted, though nobody heard of it.
-        assert work.heard[kind] <= counted[kind] <= work.heard[kind] + lost[kind], kind
-        assert 0 <= of_upstream[kind] - counted[kind] <= died[kind] or of_upstream[kind] - counted[kind] == 0, kind
-        if kind not in lost:
-            assert counted[kind] == of_upstream[kind] == work.heard[kind], kind
-    return died
+    stored: Counter[Kind] = Counter()
+    for name in TEAMS:
+        usage = wire.ask(gateway.url, wire.head("/v1/usage", key=SECRETS[name], method="GET", content_type=None)).json()
+        for rule in usage["rules"]:
+            if rule["rule"].startswith("of-") and rule["used"]:
+                _, size, quality = rule["rule"].split("-")
+                stored[name, size, quality] = rule["used"]
+    unknown = images(now, "gateway_images_unknown_total") - images(before, "gateway_images_unknown_total")
+    return Sums(images(now) - images(before), stored, made(simulator)[0], unknown)
 
 
 def test_images_are_counted_once_though_workers_are_killed(gateway: Running, simulator: SimulatorThread) -> None:
@@ -251,14 +276,17 @@ def test_images_are_counted_once_though_workers_are_killed(gateway: Running, sim
     with Watch(gateway) as watch:
         work = kill_two(gateway, simulator)
     assert work.lost, "orders were in flight where a worker was killed"
-    died = check_counts(gateway, simulator, work, before)
-    now = scrape(gateway)
-    # The store holds what it has charged until it knows better: that is what died, and no more.
-    used = total(now, "gateway_quota_used", team="design", rule="images-day") - total(
-        before, "gateway_quota_used", team="design", rule="images-day"
-    )
-    counted = sum(n for (name, _, _), n in (images(now) - images(before)).items() if name == "design")
-    assert used - counted == sum(n for (name, _, _), n in died.items() if name == "design")
+    lost = work.lost_images()
+    found = sums(gateway, simulator, before)
+    assert sum(work.heard.values()) + sum(lost.values()) == sum(order(number)[1] for number in range(REQUESTS))
+    for kind in {*work.heard, *found.made, *found.stored, *found.counted}:
+        # Whatever was made is charged; what is charged and not yet counted died with its worker. An order whose worker
+        # was killed between the count and the answer is counted, though nobody heard of it.
+        assert work.heard[kind] <= found.counted[kind] <= found.made[kind], kind
+        assert found.made[kind] <= found.stored[kind] <= work.heard[kind] + lost[kind], kind
+        if kind not in lost:
+            assert found.counted[kind] == found.made[kind] == found.stored[kind] == work.heard[kind], kind
+    assert found.unknown == Counter()
     assert watch.went_back == []
     assert watch.scrapes > 3
     check_living(gateway)
@@ -344,7 +372,6 @@ def traffic(url: str, simulator: SimulatorThread) -> None:
         wire.ask(url, wire.generation(free, n=2))
     with wire.connected(url) as left:
         left.send(wire.edit_head(free, length=1000) + b"--")
-        left.reset()
 
 
 def test_every_series_stands_at_0_before_its_first_event(simulator: SimulatorThread) -> None:
@@ -354,14 +381,20 @@ def test_every_series_stands_at_0_before_its_first_event(simulator: SimulatorThr
     config = whole_config(simulator.base_url, workers=1, patience="2s")
     with running_gateway(config=config) as gateway:
         start = scrape(gateway)
-        assert {sample for sample, value in start.items() if is_counter(sample) and value and "store" not in sample} == set()
+        assert {
+            sample for sample, value in start.items() if is_counter(sample) and value and "store" not in sample
+        } == set()
         traffic(gateway.url, simulator)
         settings = compile_settings(load(gateway.folder / "config.yaml"), {"TEST_UPSTREAM_KEY": UPSTREAM_KEY})
         after = scrape(gateway)
         new = {sample.partition("{")[0] for sample in set(after) - set(start)}
         assert new <= {UNFORESEEN}, sorted(set(after) - set(start))
         assert set(start) <= set(after)
-        outcomes = {dict(_LABELS.findall(s))["outcome"] for s, v in after.items() if s.startswith("gateway_requests_total{") and v}
+        outcomes = {
+            dict(_LABELS.findall(s))["outcome"]
+            for s, v in after.items()
+            if s.startswith("gateway_requests_total{") and v
+        }
         assert len(outcomes) >= 9, outcomes
         asyncio.run(invent(gateway.url, 10_000))
         assert set(scrape(gateway)) == set(after)
@@ -379,7 +412,7 @@ async def invent(url: str, number: int) -> None:
             case 1:
                 return wire.generation(SECRETS["free"], size=name)
             case 2:
-                return wire.generation(SECRETS["free"], **{"quality": name, "user": name})
+                return wire.generation(SECRETS["free"], quality=name, user=name)
             case 3:
                 return wire.head(f"/v1/{name}", key=SECRETS["free"], method="GET", content_type=None)
             case _:
@@ -426,18 +459,15 @@ def test_what_died_with_its_worker_is_presumed_in_the_end(simulator: SimulatorTh
     with running_gateway(config=whole_config(simulator.base_url, workers=WORKERS, patience="10s")) as gateway:
         before = scrape(gateway)
         work = kill_two(gateway, simulator)
-        died = check_counts(gateway, simulator, work, before)
+        early = sums(gateway, simulator, before)
+        died = early.stored - early.counted
         assert died
-        ended = time.monotonic() + 80
-        while sum(images(scrape(gateway), "gateway_images_unknown_total").values()) < sum(died.values()):
-            assert time.monotonic() < ended
+        ends = time.monotonic() + 100
+        while (late := sums(gateway, simulator, before)).counted != late.stored:
+            assert time.monotonic() < ends
             time.sleep(1)
-        now = scrape(gateway)
-        assert images(now, "gateway_images_unknown_total") == died
-        assert total(now, "gateway_reservations_expired_total") == sum(1 for _ in died_orders(work, died))
-        assert images(now) == work.heard + sum_of(work, simulator) or sum(images(now).values()) >= sum(work.heard.values())
-        used = total(now, "gateway_quota_used", team="design", rule="images-day")
-        assert used == sum(n for (name, _, _), n in images(now).items() if name == "design")
-
-
-_ = free_port
+        assert late.stored == early.stored
+        assert late.unknown == died
+        assert 1 <= total(scrape(gateway), "gateway_reservations_expired_total") <= len(work.lost)
+        for kind in late.counted:
+            assert late.made[kind] <= late.counted[kind] <= late.made[kind] + late.unknown[kind], kind

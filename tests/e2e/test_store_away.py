@@ -165,3 +165,29 @@ def test_an_outage_within_an_upload_frees_its_slot(
     _is_back(allow)
     wait_until(lambda: allow.used("plain")["concurrent"] == 0)
     assert simulator.record.totals.images_made == 1
+
+
+@pytest.mark.parametrize(("n", "status"), [(2, 200), (3, 429)])
+def test_what_is_let_in_unmetered_is_metered_if_the_store_is_back(
+    n: int, status: int, allow: Watched, store: EmbeddedStore, simulator: SimulatorThread
+) -> None:
+    """An upload begun while the store was away and finished after its return is charged or refused like any other."""
+    body = wire.form(wire.image(wire.png()), wire.text("prompt", PROMPT), wire.text("n", str(n)))
+    before = allow.counters()
+    with wire.connected(allow.url) as connection:
+        with ExitStack() as held:
+            _freeze(store, held)
+            assert order()(allow).status == 200  # whose silence is noticed by this one
+            simulator.record.clear()
+            connection.send(wire.edit_head(allow.key("few"), length=len(body)) + body[:200])
+            wait_until(lambda: simulator.record.totals.connections_opened == 1)
+        _is_back(allow)
+        connection.send(body[200:])
+        assert connection.read().status == status
+    changed = changes(before, allow.counters())
+    made = n if status == 200 else 0
+    assert simulator.record.totals.images_made == made
+    image = {"team": "few", "endpoint": "edits", "model": "dall-e-3", "size": "1024x1024", "quality": "standard"}
+    assert changed.get(series("gateway_images_total", **image), 0) == made
+    assert series("gateway_images_refunded_total", **image) not in changed
+    assert series("gateway_unmetered_requests_total", team="few") not in changed

@@ -104,8 +104,11 @@ class Wire:
 
     def leave(self, how: str) -> None:
         """Leave with FIN or with RST."""
-        if how == "RST":
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.reset() if how == "RST" else self.close()
+
+    def reset(self) -> None:
+        """Leave with RST instead of FIN."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()
 
     def close(self) -> None:

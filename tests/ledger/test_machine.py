@@ -24,7 +24,6 @@ from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -37,7 +36,7 @@ from tests.ledger.model import HOUR, MINUTE, SECOND, SLIDING, Answer, Model, end
 from tests.ledger.store import Mutant, Store, connected, loaded, numbers
 from tests.support.valkey import valkey
 
-EXAMPLES = int(os.environ.get("GATEWAY_EXAMPLES", "100"))
+EXAMPLES = int(os.environ.get("GATEWAY_EXAMPLES", "80"))
 STEPS = 40
 
 DEADLINE, PATIENCE = 5 * MINUTE, 2 * MINUTE
@@ -435,16 +434,109 @@ MUTANTS = {
 }
 
 
+FOUND_BY_CHANCE = [
+    "reserves without a look",
+    "looks before it adds",
+    "charges again what is reserved",
+    "a refusal leaves a trace",
+    "a shadow rule refuses",
+    "slots without a lease",
+    "a slot is not freed at the end",
+    "settles twice",
+]
+
+
+def tour(machine: LedgerMachine) -> None:
+    """One of each thing that can happen, in a fixed order, so that a wrong script is noticed within milliseconds."""
+
+    def check(*_: object) -> None:
+        machine.all_agree()
+
+    one, three, hd, edit = ORDERS[0], ORDERS[2], ORDERS[1], ("edits", "hd", 2)
+    check(machine.begin(beginning="an ordinary noon", zone="Europe/Berlin"))
+    # all or none, once, and never over
+    check(machine.reserve(rid="r0", team="a", order=three))
+    check(machine.repeat())
+    check(machine.reserve(rid="r1", team="a", order=three))
+    check(machine.settle(rid="r0", ends=["partly", "refunded", "committed"]))
+    check(machine.reserve(rid="r0", team="a", order=one))
+    check(machine.settle(rid="late", ends=["unsent"]))
+    check(machine.reserve(rid="late", team="a", order=one))
+    for number in (0, 2, 3, 4, 5, 11, 13):
+        check(machine.limit(number=number, change=8))
+    # presumptions, by the gateway and by the beat
+    check(machine.reserve(rid="s1", team="a", order=hd))
+    check(machine.settle(rid="s1", ends=["presumed", "presumed", "committed", "refunded"]))
+    check(machine.reserve(rid="s2", team="a", order=hd))
+    check(machine.go_on(ms=DEADLINE))
+    check(machine.beat(renew=set()))
+    check(machine.settle(rid="s2", ends=["refunded"]))
+    # edits: slots first, the rest later
+    check(machine.admit(rid="e1", team="a", looks=[edit]))
+    check(machine.admit(rid="e2", team="a", looks=[edit]))
+    check(machine.reserve(rid="e1", team="a", order=edit))
+    check(machine.settle(rid="e1", ends=["refunded"]))
+    check(machine.limit(number=5, change=0))
+    check(machine.admit(rid="e3", team="a", looks=[edit]))
+    check(machine.limit(number=5, change=8))
+    # leases
+    check(machine.go_on_busily(seconds=60, renew=set()))
+    check(machine.reserve(rid="l1", team="a", order=one))
+    check(machine.go_on_busily(seconds=60, renew={"l1"}))
+    check(machine.go_on_busily(seconds=60, renew=set()))
+    check(machine.reserve(rid="l2", team="a", order=one))
+    check(machine.go_on(ms=31_000))
+    check(machine.beat(renew=set()))
+    check(machine.settle(rid="l2", ends=["refunded"]))
+    # sliding windows
+    check(machine.go_on(ms=HOUR))
+    check(machine.reserve(rid="w1", team="a", order=one))
+    check(machine.go_on(ms=1000))
+    check(machine.reserve(rid="w2", team="a", order=one))
+    check(machine.settle(rid="w1", ends=["refunded"]))
+    check(machine.go_back(ms=1000))
+    check(machine.go_on(ms=MINUTE))
+    check(machine.go_on(ms=1000))
+    check(machine.settle(rid="w2", ends=["committed"]))
+    # grants, days, clocks
+    check(machine.grant(number=0, seconds=5))
+    check(machine.go_on(ms=5000))
+    check(machine.reserve(rid="g1", team="a", order=one))
+    check(machine.settle(rid="g1", ends=["committed"]))
+    check(machine.go_over_midnight(first="m1", second="m2", order=one, back=1))
+    check(machine.settle(rid="m1", ends=["refunded"]))
+    check(machine.gateway_clock_is_off(skew=-25 * HOUR))
+    check(machine.go_on(ms=HOUR))
+    check(machine.reserve(rid="d1", team="b", order=one))
+    check(machine.settle(rid="d1", ends=["committed"]))
+    check(machine.go_on(ms=24 * HOUR))
+    check(machine.beat(renew=set()))
+    machine.teardown()
+
+
+def test_the_tour_is_no_trap(client: "redis.Redis") -> None:
+    """The right scripts pass the tour on which the wrong ones below are found."""
+    tour(LedgerMachine(client, loaded(client)))
+
+
 @pytest.mark.parametrize("fault", MUTANTS)
-def test_the_machine_notices(client: "redis.Redis", fault: str) -> None:
+def test_a_wrong_script_is_noticed(client: "redis.Redis", fault: str) -> None:
     """The comparison is no formality: the same machine fails on a script that is wrong in one place."""
+    machine = LedgerMachine(client, loaded(client, MUTANTS[fault]))
+    with pytest.raises(AssertionError):
+        tour(machine)
+
+
+@pytest.mark.parametrize("fault", FOUND_BY_CHANCE)
+def test_chance_finds_a_wrong_script(client: "redis.Redis", fault: str) -> None:
+    """What hypothesis thinks of is enough to find the usual faults, without the tour's knowledge of them."""
     shas = loaded(client, MUTANTS[fault])
     with pytest.raises(AssertionError):
         run_state_machine_as_test(
             lambda: LedgerMachine(client, shas),  # type: ignore[arg-type]  # a factory will do
             settings=settings(
-                max_examples=1000,
-                stateful_step_count=25,
+                max_examples=300,
+                stateful_step_count=STEPS,
                 deadline=None,
                 database=None,
                 derandomize=True,

@@ -16,12 +16,14 @@ import struct
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from tests.support.running import Running
 
 PATIENCE = 30.0  #: seconds that an answer or a write may take
+
+#: With TEST_LOAD=full in the environment the tests of load take the numbers of a busy day instead of a small one's.
+FULL = os.environ.get("TEST_LOAD") == "full"
 
 _SMALL = 32 * 1024  #: bytes that the kernel holds for a client that does not read
 
@@ -161,5 +163,46 @@ def _command(pid: str) -> list[bytes]:
         return []
 
 
-def config(upstream: str, **changes: Any) -> dict[str, Any]:
-    raise NotImplementedError(upstream, changes)
+@dataclass(slots=True)
+class Worker:
+    """A worker's memory and descriptors from now on."""
+
+    pid: int
+    memory: int = 0
+    files: int = 0
+    most_memory: int = 0
+    most_files: int = 0
+
+    def __post_init__(self) -> None:
+        self.memory = self.most_memory = resident(self.pid)
+        self.files = self.most_files = descriptors(self.pid)
+
+    @property
+    def peak(self) -> float:
+        """MB by which its memory has grown at most, as far as `watched` has looked."""
+        return (self.most_memory - self.memory) / 1e6
+
+    @property
+    def growth(self) -> float:
+        """MB by which its memory has grown."""
+        return (resident(self.pid) - self.memory) / 1e6
+
+    @property
+    def more_files(self) -> int:
+        return descriptors(self.pid) - self.files
+
+    @contextlib.asynccontextmanager
+    async def watched(self) -> AsyncIterator[None]:
+        """Look ten times a second within the block."""
+
+        async def look() -> None:
+            while True:
+                self.most_memory = max(self.most_memory, resident(self.pid))
+                self.most_files = max(self.most_files, descriptors(self.pid))
+                await asyncio.sleep(0.1)
+
+        looking = asyncio.create_task(look())
+        try:
+            yield
+        finally:
+            looking.cancel()

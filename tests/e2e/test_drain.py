@@ -1,0 +1,281 @@
+"""Leaving and changing over under load: readiness goes first, requests end, nothing that was settled is lost."""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e import wire
+from tests.support import stream
+from tests.support.running import SECRETS, Running, base_config, running_gateway
+from tests.support.simulated import SimulatorThread, running_simulator
+from tests.support.site import team, wait_until
+from tests.support.stream import Heard, connected
+
+CLIENTS = 20
+RELOADS = 3
+
+
+@pytest.fixture(scope="module")
+def simulator() -> Iterator[SimulatorThread]:
+    with running_simulator() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def lasting(simulator: SimulatorThread) -> Iterator[Running]:
+    """A gateway that these tests ask to leave and start again; a team of its own for each of them."""
+    config = base_config(upstream=simulator.base_url)
+    rules = [{"images": 100_000, "per": "day"}, {"concurrent": 100}]
+    config["teams"] |= {
+        name: team(name, {"quotas": rules}) for name in ("plain", "reload", "int", "term", "twice", "kill")
+    }
+    with running_gateway(config=config) as running:
+        yield running
+
+
+@pytest.fixture
+def gateway(lasting: Running, simulator: SimulatorThread) -> Iterator[Running]:
+    """It runs, and the simulator has nothing recorded."""
+    if lasting.process is None or lasting.process.poll() is not None:
+        lasting.start()
+    simulator.record.clear()
+    yield lasting
+    simulator.simulator.clear_script()
+
+
+def used(gateway: Running, name: str) -> dict[str, int]:
+    """What the store says that a team has used, by rule."""
+    usage = wire.ask(gateway.url, wire.head("/v1/usage", key=SECRETS[name], method="GET", content_type=None)).json()
+    return {rule["rule"]: rule["used"] for rule in usage["rules"]}
+
+
+def ready(url: str) -> int | None:
+    """The status of a look at readiness on a new connection; None if nobody answers."""
+    with contextlib.suppress(OSError, EOFError):
+        return wire.ask(
+            url, wire.head("/readyz", "Connection: close", key=None, method="GET", content_type=None)
+        ).status
+    return None
+
+
+async def spread(clients: "Clients", url: str) -> list[tuple[float, int | None]]:
+    """Looks until nobody answers any more, with their times, as whoever spreads requests over hosts would."""
+    looks: list[tuple[float, int | None]] = []
+    while not looks or looks[-1][1] is not None:
+        looks.append((time.monotonic(), await asyncio.to_thread(ready, url)))
+        clients.ready = looks[-1][1] == 200
+        await asyncio.sleep(0.02)
+    return looks
+
+
+class Clients:
+    """Clients with kept connections, each asking on and on, until they are told that it is over.
+
+    A client that is told `connection: close` makes a new connection if the host says that it is ready.
+    """
+
+    def __init__(self, gateway: Running, name: str) -> None:
+        self.answers: list[tuple[float, Heard]] = []
+        self.failures: list[str] = []
+        self.over = False
+        self.ready = True
+        self._url, self._key = gateway.url, SECRETS[name]
+
+    async def run(self, number: int) -> None:
+        await asyncio.gather(*(self._client() for _ in range(number)))
+
+    async def _client(self) -> None:
+        while self.ready and not self.over:
+            try:
+                async with connected(self._url) as line:
+                    while not self.over:
+                        answer = await line.ask(wire.generation(self._key))
+                        self.answers.append((time.monotonic(), answer))
+                        if answer.closes:
+                            break
+            except (OSError, EOFError) as error:
+                self.failures.append(repr(error))
+                return
+
+
+def test_reloads_under_load_fail_nobody(gateway: Running, simulator: SimulatorThread) -> None:
+    """Three SIGHUPs under 20 kept connections: every request gets its image, and as many are charged as were made."""
+
+    async def play() -> Clients:
+        clients = Clients(gateway, "reload")
+        running = asyncio.create_task(clients.run(CLIENTS))
+        for _ in range(RELOADS):
+            (old,) = stream.workers(gateway)
+            os.kill(gateway.pid, signal.SIGHUP)
+            answered = len(clients.answers)
+            ends = time.monotonic() + 20
+            while old in stream.workers(gateway) or len(clients.answers) < answered + CLIENTS:
+                assert time.monotonic() < ends
+                await asyncio.sleep(0.02)
+        clients.over = True
+        await running
+        return clients
+
+    before = gateway.metric("gateway_images_total", team="reload")
+    simulator.script({"latency": 0.05, "times": None})
+    clients = asyncio.run(play())
+    assert clients.failures == []
+    assert {answer.status for _, answer in clients.answers} == {200}
+    made = simulator.record.totals.images_made
+    assert len(clients.answers) == made > RELOADS * CLIENTS
+    assert gateway.metric("gateway_images_total", team="reload") - before == made
+    assert used(gateway, "reload") == {"images-day": made, "concurrent": 0}
+    log = gateway.log_text()
+    assert "Traceback" not in log
+    assert "Error while closing socket" not in log
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["term", "int"])
+def test_readiness_goes_first_and_requests_end(
+    gateway: Running, simulator: SimulatorThread, number: signal.Signals
+) -> None:
+    """After SIGTERM, and SIGINT, /readyz says 503 while requests are still taken and answered; those in flight end
+    with their images, no connection is cut, and the exit status is 0.
+    """
+    name = number.name.removeprefix("SIG").lower()
+
+    async def play() -> tuple[Clients, list[tuple[float, int | None]], Heard, float]:
+        clients = Clients(gateway, name)
+        simulator.script({"latency": 3.0})
+        async with connected(gateway.url) as slow:
+            await slow.send(wire.generation(SECRETS[name]))
+            await asyncio.to_thread(simulator.record.wait_for, lambda totals: totals.in_flight == 1)
+            simulator.script({"latency": 0.05, "times": None})
+            running = asyncio.create_task(clients.run(CLIENTS))
+            ends = time.monotonic() + 10
+            while len(clients.answers) < 2 * CLIENTS:
+                assert time.monotonic() < ends
+                await asyncio.sleep(0.01)
+            watching = asyncio.create_task(spread(clients, gateway.url))
+            asked = time.monotonic()
+            os.kill(gateway.pid, number)
+            heard = await slow.answer()
+            looks = await watching
+            await running
+            return clients, looks, heard, asked
+
+    clients, looks, heard, asked = asyncio.run(play())
+    assert gateway.process is not None
+    assert gateway.process.wait(10) == 0
+    assert heard.status == 200
+    assert clients.failures == []
+    assert {answer.status for _, answer in clients.answers} == {200}
+    first = next(at for at, status in looks if status == 503)
+    assert first - asked < 1
+    assert [status for at, status in looks if at > first] == [503] * sum(at > first for at, _ in looks[:-1]) + [None]
+    assert any(at > first for at, _ in clients.answers), "requests were answered after the first 503"
+    made = simulator.record.totals.images_made
+    assert made == len(clients.answers) + 1
+    gateway.start()
+    assert used(gateway, name) == {"images-day": made, "concurrent": 0}
+
+
+def test_a_second_sigterm_loses_nothing(gateway: Running, simulator: SimulatorThread) -> None:
+    """SIGTERM again and again, to the master and its worker, while an image is made: the client gets it, charged."""
+    simulator.script({"latency": 1.5})
+    (worker,) = stream.workers(gateway)
+
+    async def play() -> Heard:
+        async with connected(gateway.url) as line:
+            await line.send(wire.generation(SECRETS["twice"], n=3))
+            await asyncio.to_thread(simulator.record.wait_for, lambda totals: totals.in_flight == 1)
+            for pid in (gateway.pid, worker, gateway.pid, worker, gateway.pid):
+                os.kill(pid, signal.SIGTERM)
+                await asyncio.sleep(0.1)
+            return await line.answer()
+
+    assert asyncio.run(play()).status == 200
+    assert gateway.process is not None
+    assert gateway.process.wait(10) == 0
+    gateway.start()
+    assert used(gateway, "twice") == {"images-day": 3, "concurrent": 0}
+
+
+def heartbeat(pid: int) -> float:
+    """When the worker last told its master that it lives."""
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if "wgunicorn-" in str(entry.readlink()):
+                return entry.stat().st_mtime
+    raise AssertionError("a worker has a file for its signs of life")
+
+
+def test_a_leaving_worker_still_gives_signs_of_life(gateway: Running, simulator: SimulatorThread) -> None:
+    """A worker that is asked to leave with a request in flight goes on telling its master that it lives: without that
+    it would be killed after a minute, with its request. Its place is taken when it has gone.
+    """
+    simulator.script({"latency": 4.0})
+    (worker,) = stream.workers(gateway)
+
+    async def play() -> tuple[Heard, list[float]]:
+        async with connected(gateway.url) as line:
+            await line.send(wire.generation(SECRETS["plain"]))
+            await asyncio.to_thread(simulator.record.wait_for, lambda totals: totals.in_flight == 1)
+            os.kill(worker, signal.SIGTERM)
+            answer = asyncio.create_task(line.answer())
+            beats = [heartbeat(worker)]
+            while not answer.done():
+                await asyncio.sleep(0.05)
+                with contextlib.suppress(AssertionError, OSError):  # it may have gone
+                    beats.append(heartbeat(worker))
+            return await answer, beats
+
+    heard, beats = asyncio.run(play())
+    assert heard.status == 200
+    changes = sorted(set(beats))
+    assert changes[-1] - changes[0] > 2.5
+    assert max(later - earlier for earlier, later in itertools.pairwise(changes)) < 2
+    wait_until(lambda: ready(gateway.url) == 200 and stream.workers(gateway) not in ([], [worker]))
+
+
+def test_the_store_is_looked_after_during_a_reload(gateway: Running, simulator: SimulatorThread) -> None:
+    """A store that dies while a reload waits for a long request is started again: orders are taken, and the long one
+    is charged.
+    """
+    simulator.script({"latency": 6.0})
+    (old,) = stream.workers(gateway)
+
+    async def play() -> tuple[Heard, float]:
+        async with connected(gateway.url) as line:
+            await line.send(wire.generation(SECRETS["kill"]))
+            await asyncio.to_thread(simulator.record.wait_for, lambda totals: totals.in_flight == 1)
+            os.kill(gateway.pid, signal.SIGHUP)
+            ends = time.monotonic() + 4
+            while stream.workers(gateway) == [old]:
+                assert time.monotonic() < ends
+                await asyncio.sleep(0.02)
+            os.kill(store_of(gateway), signal.SIGKILL)
+            killed = time.monotonic()
+            while True:
+                async with connected(gateway.url) as other:
+                    answer = await other.ask(wire.generation(SECRETS["kill"], "Connection: close"))
+                back = time.monotonic() - killed
+                if answer.status == 200 and back > 0.5:
+                    break
+                assert back < 5
+                await asyncio.sleep(0.1)
+            assert old in stream.workers(gateway), "the reload still waits"
+            return await line.answer(), back
+
+    heard, back = asyncio.run(play())
+    assert heard.status == 200
+    assert back < 5
+    wait_until(lambda: used(gateway, "kill") == {"images-day": simulator.record.totals.images_made, "concurrent": 0})
+
+
+def store_of(gateway: Running) -> int:
+    children = Path(f"/proc/{gateway.pid}/task/{gateway.pid}/children").read_text("utf-8").split()
+    (pid,) = {int(pid) for pid in children} - set(stream.workers(gateway))
+    return pid

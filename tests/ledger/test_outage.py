@@ -1,0 +1,64 @@
+"""What the ledger keeps in mind of calls that a store did not answer, with a real Valkey that is held still."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from gateway.core.errors import StoreUnavailable
+from gateway.core.quota import Charge, Per, Rule, Unit
+from gateway.ledger.base import Booking
+from gateway.ledger.embedded import EmbeddedStore
+from gateway.ledger.redis import RedisLedger
+
+IMAGES = Rule(scope="team", name="images-day", unit=Unit.IMAGES, per=Per.DAY, limit=10)
+SLOTS = Rule(scope="team", name="concurrent", unit=Unit.CONCURRENT, per=None, limit=1)
+CHARGES = (Charge(IMAGES, 1), Charge(SLOTS, 1))
+BOOKING = Booking("team", "UTC", "key", "main", "edits", "model", "1024x1024", "standard", 1, 40_000)
+
+
+def _ledger(store: EmbeddedStore) -> RedisLedger:
+    return RedisLedger(
+        store.url, namespace="test", deadline=60, patience=60, observe=lambda *_: None, presumed=lambda _: None
+    )
+
+
+def test_an_admission_that_got_lost_is_taken_back_and_nothing_after_it(tmp_path: Path) -> None:
+    """While an unanswered admission is still to be taken back its id gets no quota that would be taken back with it."""
+    with EmbeddedStore(tmp_path / "data") as store:
+        asyncio.run(_lost_admission(store))
+
+
+async def _lost_admission(store: EmbeddedStore) -> None:
+    ledger = _ledger(store)
+    try:
+        await _lose_admission(ledger, store)
+    finally:
+        await ledger.close()
+
+
+async def _lose_admission(ledger: RedisLedger, store: EmbeddedStore) -> None:
+    await ledger._beat([])
+    assert store.pid is not None
+    os.kill(store.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(StoreUnavailable):
+            await ledger.admit("lost", "team", CHARGES, [[0, 1]])
+        with pytest.raises(StoreUnavailable):
+            await ledger.admit("unasked", "team", CHARGES, [[0, 1]])
+    finally:
+        os.kill(store.pid, signal.SIGCONT)
+    await ledger._beat([])
+    assert ledger.up
+    # The store has carried the first admission out meanwhile: it holds the slot until it is taken back.
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable):
+            await ledger.reserve("lost", CHARGES, BOOKING)
+        await ledger._deliver()
+    assert [state.used for state in await ledger.states([IMAGES, SLOTS])] == [0, 0]
+    # The second was never asked, so nothing is owed under its id, and its order is decided like any other.
+    assert (await ledger.reserve("unasked", CHARGES, BOOKING)).admitted
+    await ledger._deliver()
+    assert [state.used for state in await ledger.states([IMAGES, SLOTS])] == [1, 1]

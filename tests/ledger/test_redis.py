@@ -1,0 +1,594 @@
+"""RedisLedger against real servers: many calls at once, lost replies, stores that stop, die, forget and refuse."""
+
+import asyncio
+import contextlib
+import os
+import selectors
+import signal
+import statistics
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+import redis
+
+from gateway.core import settlement
+from gateway.core.errors import StoreUnavailable
+from gateway.core.quota import Charge, Per, Rule, Unit, Verdict
+from gateway.ledger import scripts
+from gateway.ledger.base import Booking
+from gateway.ledger.embedded import EmbeddedStore
+from gateway.ledger.redis import OWED, Presumed, RedisLedger
+from tests.ledger.store import CLOCK, connected
+from tests.support.valkey import valkey
+
+DECISION_LIMIT = 1.0 + 0.2  # seconds a decision may take, and what a busy machine may add
+NOTICED_LIMIT = 0.005  # seconds a decision may take once the store is known to be away
+RETURN_LIMIT = 5.0
+
+IMAGES = Rule("design", "images-day", Unit.IMAGES, Per.DAY, 37)
+TOTAL = Rule("design", "images-total", Unit.IMAGES, Per.TOTAL, 1_000_000)
+SLOTS = Rule("design", "slots", Unit.CONCURRENT, None, 2)
+BOOKING = Booking("design", "UTC", "ci", "main", "generations", "dall-e-3", "1024x1024", "standard", 1, 40_000)
+LABELS = "ci|main|dall-e-3|1024x1024|standard|generations"
+ONE = settlement.committed(ordered=1, cost=40_000, made=1)
+
+
+@dataclass
+class Seen:
+    """What a ledger told of itself."""
+
+    calls: list[tuple[str, float, bool]] = field(default_factory=list)
+    presumed: list[Presumed] = field(default_factory=list)
+
+
+@asynccontextmanager
+async def working(
+    url: str,
+    *,
+    seen: Seen | None = None,
+    beating: bool = True,
+    deadline: float = 300,
+    clock: Callable[[], float] = time.time,
+) -> AsyncIterator[RedisLedger]:
+    """A ledger that has met its store. beating: as a worker's does; without, it is a worker that hangs."""
+    seen = seen or Seen()
+    ledger = RedisLedger(
+        url,
+        namespace="test",
+        deadline=deadline,
+        patience=60,
+        observe=lambda *call: seen.calls.append(call),
+        presumed=seen.presumed.extend,
+        clock=clock,
+    )
+    await ledger.connect(5)
+    beat = asyncio.create_task(ledger.run()) if beating else None
+    try:
+        yield ledger
+    finally:
+        if beat is not None:
+            beat.cancel()
+            await asyncio.gather(beat, return_exceptions=True)
+        await ledger.close()
+
+
+async def reserve(ledger: RedisLedger, rid: str, *rules: Rule) -> Verdict:
+    return await ledger.reserve(rid, [Charge(rule, 1) for rule in rules or (IMAGES,)], BOOKING)
+
+
+async def used(ledger: RedisLedger, rule: Rule = IMAGES) -> int:
+    return (await ledger.states([rule]))[0].used
+
+
+async def booked(ledger: RedisLedger, kind: str = "delivered") -> int:
+    usage = await ledger.usage([("design", "UTC")])
+    return usage["design"]["day"].get(f"{LABELS}|{kind}|images", 0)
+
+
+async def until(ask: Callable[[], Awaitable[object]], wanted: object, *, limit: float = RETURN_LIMIT) -> float:
+    """Seconds until `ask` gives `wanted`; a store that is away meanwhile has not given it."""
+    began = time.monotonic()
+    found: object = None
+    while True:
+        with contextlib.suppress(StoreUnavailable):
+            found = await ask()
+            if found == wanted:
+                return time.monotonic() - began
+        assert time.monotonic() - began < limit, f"{found!r} instead of {wanted!r} after {limit} s"
+        await asyncio.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[str]:
+    with valkey() as url:
+        yield url
+
+
+@pytest.fixture
+def url(shared: str) -> str:
+    """A server that is empty and has no script."""
+    with connected(shared) as client:
+        client.flushall()
+        client.script_flush()
+    return shared
+
+
+@pytest.fixture
+def store() -> Iterator[EmbeddedStore]:
+    """A server of the test's own, to stop and to kill."""
+    with TemporaryDirectory(prefix="gateway-valkey-") as folder, EmbeddedStore(Path(folder)) as started:
+        yield started
+
+
+def kill(store: EmbeddedStore, number: int) -> None:
+    assert store.pid is not None
+    os.kill(store.pid, number)
+
+
+def start_again(store: EmbeddedStore) -> None:
+    """As the gateway's master does every second."""
+    deadline = time.monotonic() + 10
+    while not store.poll():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+# Many at once
+
+
+def test_parallel_reserves_stop_exactly_at_the_limit(url: str) -> None:
+    """Of 500 that ask at once for one of 37, from two workers, 37 get it and 463 hear that 37 of 37 are used."""
+
+    async def main() -> None:
+        async with working(url) as first, working(url) as second:
+            verdicts = await asyncio.gather(*(reserve((first, second)[i % 2], f"r{i}") for i in range(500)))
+            assert sum(verdict.admitted for verdict in verdicts) == 37
+            refused = [verdict.states[0] for verdict in verdicts if not verdict.admitted]
+            assert {(state.used, state.limit) for state in refused} == {(37, 37)}
+            assert await used(first) == 37
+
+    asyncio.run(main())
+
+
+def test_looking_and_then_adding_would_not_stop_there(url: str) -> None:
+    """The control of the test above: the same 500, decided by a look before the charge, pass the limit."""
+
+    async def main() -> None:
+        async with working(url) as ledger:
+
+            async def look_then_add(rid: str) -> bool:
+                if await used(ledger) >= 37:
+                    return False
+                return (await reserve(ledger, rid, Rule("design", "x", Unit.IMAGES, Per.DAY, 1_000))).admitted
+
+            taken = await asyncio.gather(*(look_then_add(f"r{i}") for i in range(500)))
+            assert sum(taken) > 37
+
+    asyncio.run(main())
+
+
+def test_500_at_once_never_wait_for_a_connection_in_vain(url: str) -> None:
+    """500 requests that each reserve, look and settle in their own time all succeed over the few connections."""
+
+    async def main() -> None:
+        seen = Seen()
+        async with working(url, seen=seen) as ledger:
+
+            async def request(i: int) -> None:
+                for _ in range(i % 7):
+                    await asyncio.sleep(0)
+                assert (await reserve(ledger, f"r{i}", TOTAL)).admitted
+                await ledger.usage([("design", "UTC")])
+                assert await ledger.settle(f"r{i}", ONE)
+
+            await asyncio.gather(*(request(i) for i in range(500)))
+            assert await used(ledger, TOTAL) == await booked(ledger) == 500
+        assert not [call for call in seen.calls if call[2]]
+
+    asyncio.run(main())
+
+
+@dataclass
+class Proxy:
+    """Between the ledger and its store. lose: how many more replies to lose, with the connection they come on."""
+
+    target: str
+    writes: list[bytes] = field(default_factory=list)
+    lose: int = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        up_reader, up_writer = await asyncio.open_unix_connection(self.target)
+        try:
+            with contextlib.suppress(asyncio.CancelledError):  # the test is over
+                await asyncio.gather(self._requests(reader, up_writer), self._replies(up_reader, writer))
+        finally:
+            for end in (writer, up_writer):
+                end.close()
+                with contextlib.suppress(OSError):
+                    await end.wait_closed()
+
+    async def _requests(self, reader: asyncio.StreamReader, up: asyncio.StreamWriter) -> None:
+        while chunk := await reader.read(1 << 20):
+            self.writes.append(chunk)
+            up.write(chunk)
+        up.close()
+
+    async def _replies(self, up: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while chunk := await up.read(1 << 20):
+            if self.lose and b"EVALSHA" in self.writes[-1]:
+                self.lose -= 1
+                break
+            writer.write(chunk)
+        writer.close()
+
+
+@asynccontextmanager
+async def proxied(url: str) -> AsyncIterator[tuple[Proxy, str]]:
+    with TemporaryDirectory(prefix="gw-") as folder:
+        proxy = Proxy(unquote(url.removeprefix("unix://")))
+        server = await asyncio.start_unix_server(proxy.serve, f"{folder}/p", limit=1 << 20)
+        try:
+            yield proxy, f"unix://{folder}/p"
+        finally:
+            server.close()
+            await server.wait_closed()
+
+
+def test_calls_of_one_turn_leave_as_one_write(url: str) -> None:
+    """What ten requests ask in one turn of the loop is one write on one connection, and one answer."""
+
+    async def main() -> None:
+        async with proxied(url) as (proxy, address), working(address, beating=False) as ledger:
+            await reserve(ledger, "first")
+            before = len(proxy.writes)
+            await asyncio.gather(*(reserve(ledger, f"r{i}") for i in range(10)))
+            written = proxy.writes[before:]
+            assert [chunk.count(b"EVALSHA") for chunk in written] == [10]
+
+    asyncio.run(main())
+
+
+# Replies that are lost
+
+
+def test_a_lost_reply_charges_once(url: str) -> None:
+    """The connection dies after the script ran: the call goes out again, and nothing is charged twice."""
+
+    async def main() -> None:
+        async with proxied(url) as (proxy, address), working(address, beating=False) as ledger:
+            await reserve(ledger, "first", IMAGES, SLOTS)
+            await ledger.settle("nothing", ONE)  # both scripts are known to the store now
+            proxy.lose = 1
+            assert (await reserve(ledger, "second", IMAGES, SLOTS)).admitted
+            assert proxy.lose == 0
+            assert (await used(ledger), await used(ledger, SLOTS)) == (2, 2)
+            proxy.lose = 1
+            assert not await ledger.settle("second", ONE), "the second time it had ended"
+            assert (await booked(ledger), await used(ledger, SLOTS)) == (1, 1)
+
+    asyncio.run(main())
+
+
+def test_replies_lost_for_good_leave_nothing_behind(url: str) -> None:
+    """When no reply comes the request is refused, and what it took unseen is given back: charge and slot."""
+
+    async def main() -> None:
+        async with working(url) as other, proxied(url) as (proxy, address), working(address) as ledger:
+            proxy.lose = 2
+            with pytest.raises(StoreUnavailable):
+                await reserve(ledger, "lost", IMAGES, SLOTS)
+            await until(lambda: used(other), 0)
+            await until(lambda: used(other, SLOTS), 0)
+            assert await booked(other) == await booked(other, "unknown") == 0
+
+    asyncio.run(main())
+
+
+def test_a_lost_reply_to_an_end_ends_once(url: str) -> None:
+    """An end whose replies are lost is delivered again until one comes, and is booked once."""
+
+    async def main() -> None:
+        async with working(url) as other, proxied(url) as (proxy, address), working(address) as ledger:
+            await reserve(ledger, "r")
+            proxy.lose = 3
+            assert await ledger.settle("r", ONE)
+            await until(lambda: _value(proxy.lose), 0)
+            await until(lambda: booked(other), 1)
+            assert await reserve(ledger, "next")
+            assert await booked(other) == 1
+
+    asyncio.run(main())
+
+
+async def _value(found: object) -> object:
+    return found
+
+
+def test_a_request_that_is_cancelled_while_it_asks_takes_nothing(url: str) -> None:
+    """A client that leaves while its order is being reserved is charged nothing and holds no slot."""
+
+    async def main() -> None:
+        async with working(url) as ledger:
+            asking = asyncio.create_task(reserve(ledger, "gone", IMAGES, SLOTS))
+            await asyncio.sleep(0)
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+            await until(lambda: used(ledger), 0)
+            await until(lambda: used(ledger, SLOTS), 0)
+            ended = await until(lambda: _admitted(ledger, "gone"), False)
+            assert ended < RETURN_LIMIT
+
+    asyncio.run(main())
+
+
+async def _admitted(ledger: RedisLedger, rid: str) -> bool:
+    try:
+        return (await reserve(ledger, rid)).admitted
+    except StoreUnavailable:
+        return False
+
+
+def test_an_end_that_is_cancelled_is_delivered_all_the_same(store: EmbeddedStore) -> None:
+    """A worker that is told to leave while it settles still books what was delivered."""
+
+    async def main() -> None:
+        async with working(store.url) as ledger:
+            await reserve(ledger, "r")
+            kill(store, signal.SIGSTOP)
+            ending = asyncio.create_task(ledger.settle("r", ONE))
+            await asyncio.sleep(0)
+            ending.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await ending
+            kill(store, signal.SIGKILL)
+            start_again(store)
+            await until(lambda: booked(ledger), 1)
+
+    asyncio.run(main())
+
+
+# A store that is away
+
+
+@pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL])
+def test_an_outage_costs_a_second_at_first_and_nothing_later(store: EmbeddedStore, how: signal.Signals) -> None:
+    """Decisions end within 1 s when the store goes, in 5 ms once that is noticed, and are right 5 s after its return."""
+
+    async def main() -> None:
+        async with working(store.url) as ledger:
+            await reserve(ledger, "before", IMAGES, SLOTS)
+            kill(store, how)
+
+            began = time.perf_counter()
+            answers = await asyncio.gather(
+                *(reserve(ledger, f"at{i}", IMAGES, SLOTS) for i in range(20)), return_exceptions=True
+            )
+            assert time.perf_counter() - began < DECISION_LIMIT
+            assert {type(answer) for answer in answers} == {StoreUnavailable}
+
+            times = []
+            for i in range(200):
+                began = time.perf_counter()
+                with pytest.raises(StoreUnavailable):
+                    await reserve(ledger, f"during{i}", IMAGES, SLOTS)
+                times.append(time.perf_counter() - began)
+            assert statistics.quantiles(times, n=20)[-1] < NOTICED_LIMIT
+            began = time.perf_counter()
+            assert await ledger.settle("before", ONE)
+            assert time.perf_counter() - began < NOTICED_LIMIT * 2
+
+            if how is signal.SIGSTOP:
+                kill(store, signal.SIGCONT)
+            else:
+                start_again(store)
+            await until(lambda: booked(ledger), 1)
+            await until(lambda: used(ledger, SLOTS), 0)
+            await until(lambda: used(ledger), 1)
+            assert (await reserve(ledger, "after")).admitted
+            assert await used(ledger) == 2
+            assert not await ledger.settle("before", ONE), "what was owed is delivered once"
+            assert await booked(ledger) == 1
+
+    asyncio.run(main())
+
+
+def test_refused_requests_of_an_outage_do_not_crowd_out_an_end(store: EmbeddedStore) -> None:
+    """However many are refused while the store is away, what was delivered before is booked when it is back."""
+
+    async def main() -> None:
+        async with working(store.url) as ledger:
+            await reserve(ledger, "made")
+            kill(store, signal.SIGKILL)
+            for i in range(OWED + 10):
+                with contextlib.suppress(StoreUnavailable):
+                    await reserve(ledger, f"refused{i}")
+            await ledger.settle("made", ONE)
+            start_again(store)
+            await until(lambda: booked(ledger), 1)
+            with connected(store.url) as client:
+                records: Any = client.hlen(scripts.keys("test")[1])
+            assert records < 100, "what was never sent needs no tombstone"
+
+    asyncio.run(main())
+
+
+def test_many_ends_are_delivered_at_once(store: EmbeddedStore) -> None:
+    """A worker full of requests has all their ends booked within 5 s of the store's return."""
+
+    async def main() -> None:
+        async with working(store.url) as ledger:
+            for i in range(0, 5_000, 100):
+                await asyncio.gather(*(reserve(ledger, f"r{i + j}", TOTAL) for j in range(100)))
+            kill(store, signal.SIGKILL)
+            await asyncio.gather(*(ledger.settle(f"r{i}", ONE) for i in range(5_000)))
+            start_again(store)
+            await until(lambda: booked(ledger), 5_000)
+
+    asyncio.run(main())
+
+
+# A store that answers, but not with a decision
+
+
+def test_a_store_that_forgot_the_scripts_is_told_them(url: str) -> None:
+    """SCRIPT FLUSH, or a failover to a server that never had them, costs one more round trip and no request."""
+
+    async def main() -> None:
+        seen = Seen()
+        async with working(url, seen=seen) as ledger:
+            assert (await reserve(ledger, "before")).admitted
+            with connected(url) as client:
+                client.script_flush()
+            verdicts = await asyncio.gather(*(reserve(ledger, f"r{i}") for i in range(5)))
+            assert all(verdict.admitted for verdict in verdicts)
+            assert await used(ledger) == 6
+        assert not [call for call in seen.calls if call[2]]
+
+    asyncio.run(main())
+
+
+def _full(client: "redis.Redis", on: bool) -> None:
+    client.config_set("maxmemory", "1" if on else "0")
+
+
+def _read_only(client: "redis.Redis", on: bool) -> None:
+    client.execute_command("REPLICAOF", *(("127.0.0.1", "1") if on else ("NO", "ONE")))
+
+
+def _counters(url: str) -> Any:
+    with redis.Redis.from_url(url) as client:
+        return client.hgetall(scripts.keys("test")[0])
+
+
+@pytest.mark.parametrize("spoil", [_full, _read_only])
+def test_a_store_that_cannot_write_is_unavailable(
+    store: EmbeddedStore, spoil: Callable[["redis.Redis", bool], None]
+) -> None:
+    """Out of memory or read-only, it decides nothing, writes no half of it, and is used again when it can."""
+
+    async def main() -> None:
+        with connected(store.url) as client:
+            async with working(store.url) as ledger:
+                await reserve(ledger, "made", IMAGES, SLOTS)
+                before = _counters(store.url)
+                spoil(client, True)
+                with pytest.raises(StoreUnavailable):
+                    await reserve(ledger, "refused", IMAGES, SLOTS)
+                assert _counters(store.url) == before
+                assert await ledger.settle("made", ONE)
+                spoil(client, False)
+                await until(lambda: booked(ledger), 1)
+                await until(lambda: _admitted(ledger, "after"), True)
+
+    asyncio.run(main())
+
+
+# Clocks
+
+
+@pytest.mark.parametrize("hours", [1, -1, 49, -49])
+def test_a_gateway_with_a_wrong_clock_counts_by_the_stores(url: str, hours: int) -> None:
+    """A clock that jumps by an hour or two days changes neither the window nor the day an order is booked under."""
+
+    async def main() -> None:
+        jump = [0.0]
+        async with working(url, beating=False, clock=lambda: time.time() + jump[0]) as ledger:
+            assert (await reserve(ledger, "first")).admitted
+            jump[0] = hours * 3600
+            second = await reserve(ledger, "second")
+            assert second.admitted
+            assert second.states[0].used == 2
+            assert abs(second.now - time.time()) < 5
+            assert abs(ledger.now() - time.time()) < 5
+            assert await ledger.settle("second", ONE)
+            assert await booked(ledger) == 1
+
+    asyncio.run(main())
+
+
+def test_a_charge_that_nobody_ends_is_presumed(url: str) -> None:
+    """After its deadline a charge counts as unknown; whoever beats is told once; its late outcome replaces it."""
+
+    async def main() -> None:
+        seen = Seen()
+        async with working(url, beating=False, deadline=0.01) as lost, working(url, seen=seen) as ledger:
+            await reserve(lost, "r")
+            await until(lambda: booked(ledger, "unknown"), 1)
+            assert seen.presumed == [("design", LABELS, 1, 40_000)]
+            assert await lost.settle("r", settlement.refunded(sent=True))
+            assert (await booked(ledger, "unknown"), await used(ledger)) == (0, 0)
+
+    asyncio.run(main())
+
+
+SPEED = 20
+
+
+class FastSelector(selectors.DefaultSelector):
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        return super().select(None if timeout is None else timeout / SPEED)
+
+
+class FastLoop(asyncio.SelectorEventLoop):
+    """A loop on which twenty seconds pass in one."""
+
+    def __init__(self) -> None:
+        super().__init__(FastSelector())
+
+    def time(self) -> float:
+        return super().time() * SPEED
+
+
+def run_fast(main: Coroutine[Any, Any, None]) -> None:
+    with asyncio.Runner(loop_factory=FastLoop) as runner:
+        runner.run(main)
+
+
+def hurry(ledger: RedisLedger, since: int) -> None:
+    """Let the store's clock, as the scripts read it, run as fast as FastLoop's, from `since` (unix ms) on."""
+    fast = (
+        "(function() local t = redis.call('TIME') "
+        f"local ms = {since} + (t[1] * 1000 + math.floor(t[2] / 1000) - {since}) * {SPEED} "
+        "return {math.floor(ms / 1000), ms % 1000 * 1000} end)()"
+    )
+    for name, script in ledger._scripts.items():
+        text = script.text.replace(CLOCK[0], fast)
+        ledger._scripts[name] = scripts.Script(name, text, f"{name:0<40}")
+
+
+def test_slots_of_a_dead_worker_come_free_and_those_of_a_live_one_do_not(url: str) -> None:
+    """A slot ends 30 s after its worker's last sign of life, and not at all while that renews it."""
+
+    async def main() -> None:
+        since = int(time.time() * 1000)
+        began = asyncio.get_running_loop().time()
+
+        def passed() -> float:
+            return asyncio.get_running_loop().time() - began
+
+        async with working(url) as live, working(url, beating=False) as dead:
+            hurry(live, since)
+            hurry(dead, since)
+            assert (await reserve(live, "live", TOTAL, SLOTS)).admitted
+            assert (await reserve(dead, "dead", TOTAL, SLOTS)).admitted
+            assert not (await reserve(live, "third", TOTAL, SLOTS)).admitted
+            freed = 0.0
+            while passed() < 80:
+                with contextlib.suppress(StoreUnavailable):
+                    held = await used(live, SLOTS)
+                    assert held >= 1, "the live one lost its slot"
+                    if held == 1 and not freed:
+                        freed = passed()
+                await asyncio.sleep(0.5)
+            assert 30 <= freed < 45
+            assert await used(live, TOTAL) == 2, "the end of a lease gives no charge back"
+
+    run_fast(main())
