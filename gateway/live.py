@@ -1,25 +1,29 @@
 """The config in force in one worker. A saved change takes its place whole, or not at all.
 
 A request keeps the version it began with. What cannot change while the gateway runs (its listeners, its store) makes
-the whole new version wait for a restart. Every worker reads the same bytes by itself, so all come to the same verdict.
+the whole new version wait for a restart. Every worker reads the same bytes by itself, so all come to the same verdict;
+one that takes the place of another later begins with what the others have in force.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from gateway.config.compile import compile_settings
 from gateway.config.file import parse
 from gateway.config.problems import ConfigErrors
-from gateway.config.watch import contents
+from gateway.config.watch import contents, read
 from gateway.core.catalog import Settings
 
 
 class Live:
     """Call it for the settings in force. applied(old, new) and refused(problems) are told of each change of the file.
 
+    kept: a file of the workers' own, where the bytes of the version in force are put for one that starts later.
     problems: why the file as it stands now is not in force; empty if it is.
     """
 
@@ -28,25 +32,44 @@ class Live:
         path: Path,
         settings: Settings,
         *,
+        kept: Path,
         applied: Callable[[Settings, Settings], None],
         refused: Callable[[list[str]], None],
     ) -> None:
         self.problems: list[str] = []
         self._path = path
+        self._kept = kept
         self._settings = settings
         self._applied, self._refused = applied, refused
+        self._considered: bytes | None = None
 
     def __call__(self) -> Settings:
         return self._settings
 
+    async def catch_up(self) -> None:
+        """Take up what has changed since the settings were read: the version that others have in force, then the
+        file as it stands.
+        """
+        for path in (self._kept, self._path):
+            if (data := await asyncio.to_thread(read, path)) is not None:
+                await self._consider(data)
+
     async def follow(self) -> None:
         """Until cancelled: take every change of the file up."""
         async for data in contents(self._path):
-            await self._consider(data)
+            if data is None:
+                self._considered = None
+                self._refuse([f"{self._path}: the file is not there or cannot be read"])
+            else:
+                await self._consider(data)
 
     async def _consider(self, data: bytes) -> None:
+        if data == self._considered:
+            return
+        self._considered = data
         if hashlib.sha256(data).hexdigest().startswith(self._settings.hash):
-            self.problems = []  # the version in force is back, or was never away
+            if self.problems:  # the version in force is back
+                self._apply(self._settings)
             return
         try:
             # Reading YAML well takes its time, and requests are under way.
@@ -54,9 +77,16 @@ class Live:
         except ConfigErrors as errors:
             self._refuse([str(problem) for problem in errors.problems])
             return
+        except Exception as error:  # noqa: BLE001  whatever a file does to its reader, the next one must be read
+            self._refuse([f"{self._path}: the file cannot be read ({type(error).__name__})"])
+            return
         if fixed := restart_needed(self._settings, new):
             self._refuse([f"{self._path}: {', '.join(fixed)} cannot change while the gateway runs; restart it"])
             return
+        await asyncio.to_thread(_keep, data, self._kept)
+        self._apply(new)
+
+    def _apply(self, new: Settings) -> None:
         old, self._settings, self.problems = self._settings, new, []
         self._applied(old, new)
 
@@ -67,8 +97,18 @@ class Live:
 
 def restart_needed(old: Settings, new: Settings) -> list[str]:
     """The sections that differ and that only a restart can change."""
-    return [name for name in ("listen", "store") if getattr(old, name) != getattr(new, name)]
+    # Whoever asks for the admin token reads it anew each time, so it may be rotated.
+    listen = replace(old.listen, admin_token=None) != replace(new.listen, admin_token=None)
+    return [name for name, differs in (("listen", listen), ("store", old.store != new.store)) if differs]
 
 
 def _compiled(data: bytes, path: Path) -> Settings:
     return compile_settings(parse(data, path), os.environ)
+
+
+def _keep(data: bytes, path: Path) -> None:
+    """All workers write the same, at the same time: each a file of its own, which takes its place whole."""
+    own = path.with_name(f"{path.name}.{os.getpid()}")
+    with contextlib.suppress(OSError):  # a full disk must not keep a change out
+        own.write_bytes(data)
+        own.replace(path)

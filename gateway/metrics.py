@@ -223,6 +223,7 @@ class Metrics:
                 self.requests.labels(team.id, endpoint, model, outcome)
         for code in CODES:
             self.errors.labels(team.id, code)
+        self.auth_failures.labels("expired", team.id)
         for rule in team.rules:
             self.refusals.labels(rule.scope, rule.name, rule.per or "now", rule.mode)
 

@@ -81,9 +81,10 @@ async def assembled(path: Path, settings: Settings, store_url: str, folder: Path
         metrics.config_reloads.labels("failure").inc()
         logs.line("config refused, the old one stays", logging.ERROR, problems=problems, config_hash=live().hash)
 
-    live = Live(path, settings, applied=applied, refused=refused)
+    live = Live(path, settings, kept=folder / "in-force.yaml", applied=applied, refused=refused)
     metrics.reloaded(settings)
     tell_config(folder, slot, settings.hash)
+    await live.catch_up()
     transport = Transport()
     parts = Parts(live, ledger, transport, metrics, tally, Readiness(ledger), Accounts(tally.busy))
     # A new worker beside busy ones must not refuse what they would take.

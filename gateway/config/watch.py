@@ -30,12 +30,12 @@ async def contents(path: Path, *, settled: float = _SETTLED, away: float = _AWAY
 
     A file that is away for a moment is waited for; None stands for one that stays away, or cannot be read.
     """
-    last = await asyncio.to_thread(_read, path)
+    last = await asyncio.to_thread(read, path)
     if last is not None:
         yield last
     missed: float | None = None
     async for _ in _moments(path.parent):
-        data = await asyncio.to_thread(_read, path)
+        data = await asyncio.to_thread(read, path)
         if data is not None:
             missed = None
         elif missed is None:
@@ -46,7 +46,7 @@ async def contents(path: Path, *, settled: float = _SETTLED, away: float = _AWAY
         if data is None or data == last:
             continue
         await asyncio.sleep(settled)
-        again = await asyncio.to_thread(_read, path)
+        again = await asyncio.to_thread(read, path)
         if again == data:
             last = data
             yield data
@@ -76,7 +76,8 @@ async def _moments(folder: Path) -> AsyncIterator[None]:
         await asyncio.sleep(_LOOK / 1000)
 
 
-def _read(path: Path) -> bytes | None:
+def read(path: Path) -> bytes | None:
+    """As much of a file's bytes as matters; None if it cannot be read."""
     try:
         with path.open("rb") as file:
             return file.read(LARGEST + 1)  # one more than is read of a config, so that it is refused as too large

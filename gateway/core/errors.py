@@ -94,7 +94,9 @@ class InternalError(GatewayError):
 
 
 class AuthenticationFailed(GatewayError):
-    """No, unknown, expired or revoked key, or a bad JWT: one body for all, `reason` only for log and metric."""
+    """No, unknown, expired or revoked key, or a bad JWT: one body for all; `reason`, and `team` where it is known,
+    only for log and metric.
+    """
 
     status = 401
     type = "invalid_request_error"
@@ -102,9 +104,10 @@ class AuthenticationFailed(GatewayError):
     outcome = "refused_auth"
     advice: ClassVar[Mapping[str, str]] = {"www-authenticate": "Bearer"}
 
-    def __init__(self, message: str, *, reason: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(message, headers=headers)
+    def __init__(self, message: str, *, reason: str, team: str = "none") -> None:
+        super().__init__(message)
         self.reason = reason
+        self.team = team
 
 
 class ParameterError(GatewayError):

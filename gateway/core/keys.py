@@ -76,7 +76,7 @@ def find(secret: str, keys: Mapping[bytes, Key], now: float, *, message: str) ->
     if found is None or not same:
         raise AuthenticationFailed(message, reason="unknown")
     if found.expires is not None and now >= found.expires:
-        raise AuthenticationFailed(message, reason="expired")
+        raise AuthenticationFailed(message, reason="expired", team=found.team)
     return found
 
 

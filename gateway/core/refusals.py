@@ -134,6 +134,9 @@ def _retry_headers(state: RuleState, now: float, *, short: bool) -> dict[str, st
     if state.fits_at is None:
         return {"x-should-retry": "false"}
     after = max(1, -int(-(state.fits_at - now) // 1))
+    if state.rule.per is Per.MINUTE:
+        # A window that errs to the strict side by a second must not cost a client the one retry that it would make.
+        after = min(after, _WORTH_WAITING)
     headers = {"retry-after": str(after)}
     if not short or after > _WORTH_WAITING:
         headers["x-should-retry"] = "false"

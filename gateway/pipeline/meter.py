@@ -55,7 +55,7 @@ class Tally:
             code = error.code if error.outcome != "upstream_refused" else "upstream_refused"
             metrics.errors.labels(team, code or "other").inc()
         if isinstance(error, AuthenticationFailed):
-            metrics.auth_failures.labels(error.reason, "none").inc()
+            metrics.auth_failures.labels(error.reason, error.team).inc()
 
     def decided(self, exchange: Exchange, verdict: Verdict) -> None:
         """A verdict: who refused, and which shadow rules would have."""

@@ -165,7 +165,7 @@ def _unauthorized(when: str, reason: str, send: Callable[[Watched], Answer]) -> 
         headers={"www-authenticate": "Bearer"},
         known=False,
         ordered=False,
-        more={series("gateway_auth_failures_total", reason=reason, team="none"): 1},
+        more={series("gateway_auth_failures_total", reason=reason, team="late" if reason == "expired" else "none"): 1},
         log={"reason": reason},
     )
 

@@ -36,7 +36,7 @@ ELSEWHERE = {errors.StoreUnavailable, errors.ClientGone}
 
 
 def test_every_error_has_a_row() -> None:
-    """Each class of the error tree stands in a row of the table, but for groups and two that have tests of their own."""
+    """Each class of the error tree stands in a row of the table, but for groups and two that have tests elsewhere."""
     assert _classes(GatewayError) - GROUPS - ELSEWHERE == {row.error for row in ROWS}
 
 

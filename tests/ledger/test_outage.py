@@ -3,15 +3,17 @@
 import asyncio
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from gateway.core.errors import StoreUnavailable
 from gateway.core.quota import Charge, Per, Rule, Unit
 from gateway.ledger.base import Booking
 from gateway.ledger.embedded import EmbeddedStore
-from gateway.ledger.redis import RedisLedger
+from gateway.ledger.redis import DECISION, RedisLedger
 
 IMAGES = Rule(scope="team", name="images-day", unit=Unit.IMAGES, per=Per.DAY, limit=10)
 SLOTS = Rule(scope="team", name="concurrent", unit=Unit.CONCURRENT, per=None, limit=1)
@@ -62,3 +64,27 @@ async def _lose_admission(ledger: RedisLedger, store: EmbeddedStore) -> None:
     assert (await ledger.reserve("unasked", CHARGES, BOOKING)).admitted
     await ledger._deliver()
     assert [state.used for state in await ledger.states([IMAGES, SLOTS])] == [1, 1]
+
+
+@pytest.mark.parametrize("turns", [1, 6])
+def test_a_worker_that_stood_still_does_not_take_the_store_for_away(tmp_path: Path, turns: int) -> None:
+    """An answer that came while the worker's own loop was held up counts, however late the worker looks.
+
+    turns: of the loop until it stands still, so that the call has not been sent yet, or has been.
+    """
+    with EmbeddedStore(tmp_path / "data") as store:
+        uvloop.run(_stand_still(store, turns))  # the workers' loop, which runs timers before it looks at sockets
+
+
+async def _stand_still(store: EmbeddedStore, turns: int) -> None:
+    ledger = _ledger(store)
+    try:
+        await ledger._beat([])
+        call = asyncio.create_task(ledger.states([IMAGES]))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        time.sleep(DECISION + 0.1)  # noqa: ASYNC251  this is what is tested
+        assert [state.used for state in await call] == [0]
+        assert ledger.up
+    finally:
+        await ledger.close()

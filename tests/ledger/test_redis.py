@@ -204,7 +204,11 @@ class Proxy:
     lose: int = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        up_reader, up_writer = await asyncio.open_unix_connection(self.target)
+        try:
+            up_reader, up_writer = await asyncio.open_unix_connection(self.target)
+        except OSError:
+            writer.close()
+            return
         try:
             with contextlib.suppress(asyncio.CancelledError):  # the test is over
                 await asyncio.gather(self._requests(reader, up_writer), self._replies(up_reader, writer))
@@ -360,7 +364,7 @@ def test_an_end_that_is_cancelled_is_delivered_all_the_same(store: EmbeddedStore
 
 @pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL])
 def test_an_outage_costs_a_second_at_first_and_nothing_later(store: EmbeddedStore, how: signal.Signals) -> None:
-    """Decisions end within 1 s when the store goes, in 5 ms once that is noticed, and are right 5 s after its return."""
+    """Decisions end within 1 s when the store goes, in 5 ms once that is noticed, and are right 5 s later."""
 
     async def main() -> None:
         async with working(store.url) as ledger:
@@ -400,6 +404,22 @@ def test_an_outage_costs_a_second_at_first_and_nothing_later(store: EmbeddedStor
     asyncio.run(main())
 
 
+def test_slots_of_an_upload_that_an_outage_overtook_come_free(store: EmbeddedStore) -> None:
+    """Who was admitted before the outage and could not reserve in it holds its slots no longer than that lasts."""
+
+    async def main() -> None:
+        async with working(store.url) as ledger:
+            assert (await ledger.admit("edit", "design", [Charge(SLOTS, 1)], [[0]])).admitted
+            kill(store, signal.SIGKILL)
+            for rid in ("notices", "edit"):
+                with pytest.raises(StoreUnavailable):
+                    await reserve(ledger, rid, IMAGES, SLOTS)
+            start_again(store)
+            await until(lambda: used(ledger, SLOTS), 0)
+
+    asyncio.run(main())
+
+
 def test_refused_requests_of_an_outage_do_not_crowd_out_an_end(store: EmbeddedStore) -> None:
     """However many are refused while the store is away, what was delivered before is booked when it is back."""
 
@@ -420,17 +440,18 @@ def test_refused_requests_of_an_outage_do_not_crowd_out_an_end(store: EmbeddedSt
     asyncio.run(main())
 
 
-def test_many_ends_are_delivered_at_once(store: EmbeddedStore) -> None:
-    """A worker full of requests has all their ends booked within 5 s of the store's return."""
+def test_ends_that_are_owed_are_delivered_together(store: EmbeddedStore) -> None:
+    """After an outage the ends of a full worker go out in a few writes, so that its beat is not late for them."""
 
     async def main() -> None:
-        async with working(store.url) as ledger:
-            for i in range(0, 5_000, 100):
-                await asyncio.gather(*(reserve(ledger, f"r{i + j}", TOTAL) for j in range(100)))
+        async with proxied(store.url) as (proxy, address), working(address) as ledger:
+            await asyncio.gather(*(reserve(ledger, f"r{i}", TOTAL) for i in range(300)))
             kill(store, signal.SIGKILL)
-            await asyncio.gather(*(ledger.settle(f"r{i}", ONE) for i in range(5_000)))
+            await asyncio.gather(*(ledger.settle(f"r{i}", ONE) for i in range(300)))
+            before = len(proxy.writes)
             start_again(store)
-            await until(lambda: booked(ledger), 5_000)
+            await until(lambda: booked(ledger), 300)
+            assert len([chunk for chunk in proxy.writes[before:] if b"EVALSHA" in chunk]) < 60
 
     asyncio.run(main())
 
@@ -460,7 +481,7 @@ def _full(client: "redis.Redis", on: bool) -> None:
 
 
 def _read_only(client: "redis.Redis", on: bool) -> None:
-    client.execute_command("REPLICAOF", *(("127.0.0.1", "1") if on else ("NO", "ONE")))
+    client.replicaof(*(("127.0.0.1", "1") if on else ("NO", "ONE")))
 
 
 def _counters(url: str) -> Any:

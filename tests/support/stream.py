@@ -25,7 +25,7 @@ PATIENCE = 30.0  #: seconds that an answer or a write may take
 #: With TEST_LOAD=full in the environment the tests of load take the numbers of a busy day instead of a small one's.
 FULL = os.environ.get("TEST_LOAD") == "full"
 
-_SMALL = 32 * 1024  #: bytes that the kernel holds for a client that does not read
+_SMALL = 128 * 1024  #: bytes that the kernel holds for a client that does not read; below a segment it crawls
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ async def connected(url: str, *, small: bool = False) -> AsyncIterator[Stream]:
     except BaseException:
         raw.close()
         raise
-    stream = Stream(*await asyncio.open_connection(sock=raw, limit=_SMALL if small else 262_144))
+    stream = Stream(*await asyncio.open_connection(sock=raw, limit=65536 if small else 262_144))
     try:
         yield stream
     finally:
