@@ -129,9 +129,7 @@ class Demo:
         path = self._folder / "config.yaml"
         path.write_text(self._config, "utf-8")
         try:
-            self._start(
-                "simulate", "--port", str(self._upstream_port), "--api-key", self._upstream_key, log="simulator"
-            )
+            self._start("simulate", "--port", str(self._upstream_port), log="simulator")
             self._start("serve", "--config", str(path), log="gateway")
             self._wait_until_ready()
         except BaseException:
@@ -154,7 +152,7 @@ class Demo:
         """A generation, and an edit of its upper half, saved as PNG files."""
         folder.mkdir(exist_ok=True)
         with httpx.Client(
-            base_url=f"{self.url}/v1", headers={"authorization": f"Bearer {self.key}"}, timeout=60
+            trust_env=False, base_url=f"{self.url}/v1", headers={"authorization": f"Bearer {self.key}"}, timeout=60
         ) as http:
             generated = http.post(
                 "/images/generations", json={"prompt": "A lighthouse at dusk", "response_format": "b64_json"}
@@ -168,7 +166,8 @@ class Demo:
 
     def usage(self) -> dict[str, Any]:
         """What the team's own ``GET /v1/usage`` says."""
-        answer = httpx.get(f"{self.url}/v1/usage", headers={"authorization": f"Bearer {self.key}"})
+        headers = {"authorization": f"Bearer {self.key}"}
+        answer = httpx.get(f"{self.url}/v1/usage", headers=headers, trust_env=False)
         told: dict[str, Any] = answer.json()
         return told
 
@@ -180,7 +179,11 @@ class Demo:
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    env={**os.environ, "GATEWAY_DEMO_UPSTREAM_KEY": self._upstream_key},
+                    env={
+                        **os.environ,
+                        "GATEWAY_DEMO_UPSTREAM_KEY": self._upstream_key,
+                        "GATEWAY_SIMULATOR_KEY": self._upstream_key,
+                    },
                     start_new_session=True,  # Ctrl-C is for the demo, which ends them in order
                     preexec_fn=_end_with_parent,  # noqa: PLW1509  no thread is running here
                 )
@@ -192,7 +195,7 @@ class Demo:
             if any(process.poll() is not None for process in self._processes):
                 break
             try:
-                if httpx.get(f"{self.url}/readyz", timeout=1).is_success:
+                if httpx.get(f"{self.url}/readyz", timeout=1, trust_env=False).is_success:
                     return
             except httpx.TransportError:
                 pass

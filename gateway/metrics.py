@@ -106,9 +106,6 @@ class Metrics:
             "Credentials not accepted, by the reason that is not told.",
             ("reason", "team"),
         )
-        self.key_expiry = gauge(
-            "gateway_key_expiry_timestamp_seconds", "When a key ends.", ("team", "key"), mode="livemostrecent"
-        )
         self.request_seconds = histogram(
             "gateway_request_duration_seconds",
             "Whole requests, as the client sees them.",
@@ -137,12 +134,6 @@ class Metrics:
         )
         self.upstream_inflight = gauge(
             "gateway_upstream_inflight", "Requests in flight at an upstream account.", ("account",)
-        )
-        self.upstream_limit = gauge(
-            "gateway_upstream_concurrency_limit",
-            "Requests in flight that an account allows over all hosts.",
-            ("account",),
-            mode="livemax",
         )
         self.store_up = plain("gateway_store_up", "0 if any worker finds the store away.", "livemin")
         self.store_info = gauge("gateway_store_info", "What kind of store it is.", ("kind",), mode="livemax")
@@ -187,9 +178,6 @@ class Metrics:
                 collector.labels(endpoint)
         for rule in settings.organization:
             self.refusals.labels(rule.scope, rule.name, rule.per or "now", rule.mode)
-        for key in settings.keys.values():
-            if key.expires is not None:
-                self.key_expiry.labels(key.team, key.id).set(key.expires)
         for reason in ("missing", "malformed", "unknown", "expired", "token_invalid", "token_expired"):
             self.auth_failures.labels(reason, "none")
         self._prime_parts(settings)
@@ -200,7 +188,6 @@ class Metrics:
                 self.upstream_seconds.labels(endpoint, model.alias)
         for account in settings.upstream.accounts:
             self.upstream_inflight.labels(account.name)
-            self.upstream_limit.labels(account.name).set(account.max_concurrent)
             for status in ("200", "timeout", "cut", "connect_error"):
                 self.upstream_responses.labels(account.name, status)
         for operation in ("admit", "reserve", "settle", "beat", "usage"):

@@ -90,6 +90,8 @@ async def assembled(path: Path, settings: Settings, store_url: str, folder: Path
     # A new worker beside busy ones must not refuse what they would take.
     await ledger.connect(_FIRST_CONTACT)
     tasks = [asyncio.create_task(ledger.run()), asyncio.create_task(live.follow())]
+    for task in tasks:
+        task.add_done_callback(_must_go_on)
     try:
         yield parts
     finally:
@@ -98,6 +100,13 @@ async def assembled(path: Path, settings: Settings, store_url: str, folder: Path
         await asyncio.gather(*tasks, return_exceptions=True)
         await ledger.close()
         await transport.aclose()
+
+
+def _must_go_on(task: asyncio.Task[None]) -> None:
+    """A worker that no longer renews, delivers or reloads looks well and is not: another takes its place."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logs.fault(error, task="background")
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _most_connections() -> int:

@@ -27,7 +27,7 @@ async def _metrics(request: Request, *, parts: Parts, folder: Path) -> Response:
     settings = parts.settings()
     if refusal := guard.refuse(request, settings):
         return refusal
-    gauges = Gauges([*_of_workers(folder), *await _families(parts, settings)])
+    gauges = Gauges([*_of_workers(folder), *_of_config(settings), *await _families(parts, settings)])
     body, content_type = exposition(folder, gauges, request.headers.get("accept", ""))
     return Response(body, media_type=None, headers={"content-type": content_type, "cache-control": "no-store"})
 
@@ -35,6 +35,21 @@ async def _metrics(request: Request, *, parts: Parts, folder: Path) -> Response:
 def _of_workers(folder: Path) -> list[Family]:
     workers: Samples = [((config,), number) for config, number in told_configs(folder).items()]
     return [("gateway_config_info", "Workers on a version of the config.", ("hash",), workers)]
+
+
+def _of_config(settings: Settings) -> list[Family]:
+    """What the config says by itself. A collector would keep the series of a key or an account that has gone."""
+    expiries: Samples = [((k.team, k.id), k.expires) for k in settings.keys.values() if k.expires is not None]
+    limits: Samples = [((account.name,), account.max_concurrent) for account in settings.upstream.accounts]
+    return [
+        ("gateway_key_expiry_timestamp_seconds", "When a key ends.", ("team", "key"), expiries),
+        (
+            "gateway_upstream_concurrency_limit",
+            "Requests in flight that an account allows over all hosts.",
+            ("account",),
+            limits,
+        ),
+    ]
 
 
 async def _families(parts: Parts, settings: Settings) -> list[Family]:

@@ -21,7 +21,9 @@ Let the next request fail, and see what was asked and made:
 
 def simulate(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")] = 8090,
-    api_key: Annotated[str, typer.Option(help="The key it accepts.")] = "sk-simulator",
+    api_key: Annotated[
+        str, typer.Option(envvar="GATEWAY_SIMULATOR_KEY", help="The key it accepts.", show_envvar=True)
+    ] = "sk-simulator",
     latency: Annotated[float, typer.Option(min=0.0, help="Seconds before each answer.")] = 0.0,
 ) -> None:
     """Run the 3xCoder simulator: validates as the API document says, answers real PNGs, fails on request.

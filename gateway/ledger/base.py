@@ -28,14 +28,15 @@ class Booking:
 class Remembered:
     """What an Idempotency-Key stands for. state: free, claimed (by this call), running, done or freed.
 
-    print: fingerprint of the order that took it; status, body: how that ended, body empty where it was not kept;
-    reservation: the state of its reservation, empty if there is none.
+    print: fingerprint of the order that took it; status, body, headers (a JSON object): how that ended, body empty
+    where it was not kept; reservation: the state of its reservation, empty if there is none.
     """
 
     state: str
     print: str
     status: int
     body: str
+    headers: str
     reservation: str
 
 

@@ -8,6 +8,7 @@ when a kept connection turns out to be dead. What could not be ended is kept and
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from gateway.ledger import scripts
 from gateway.ledger.base import Booking, Remembered
 
 DECISION = 0.9  #: seconds until a call is given up: a decision ends within one
+STALL = 0.05  #: seconds that a timer may be late before the loop was held up, and that a look at the sockets takes
 PROBE = 0.5  #: seconds between tries while the store is away
 BEAT = 2.0  #: seconds between beats; five of them without one mean that the store was away (records.lua)
 RENEWAL = 10.0  #: seconds between renewals of a lease of 30
@@ -68,9 +70,10 @@ class RedisLedger:
         pool = BlockingConnectionPool.from_url(
             url,
             max_connections=CONNECTIONS,
-            timeout=DECISION,
-            socket_connect_timeout=DECISION / 2,
-            socket_timeout=DECISION,
+            # Behind our own limit, which alone tells a stall of this process from silence of the store.
+            timeout=2 * DECISION,
+            socket_connect_timeout=2 * DECISION,
+            socket_timeout=2 * DECISION,
             # The default is ten tries with pauses. One more try at once is for a connection that died while idle.
             retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
             decode_responses=True,
@@ -164,9 +167,14 @@ class RedisLedger:
 
     async def remember(self, act: str, key: str, **facts: object) -> Remembered:
         name = f"{self._keys[-1].removesuffix('u:')}i:{key}"
-        answer = await self._call("remember", scripts.dumps({"act": act, "key": name, **facts}))
-        state, print_, _, status, body, reservation = answer
-        return Remembered(state, print_, int(status or 0), body, reservation)
+        try:
+            answer = await self._call("remember", scripts.dumps({"act": act, "key": name, **facts}))
+        except (StoreUnavailable, asyncio.CancelledError):
+            if act == "claim":  # it may be held without our knowing: the tombstone of its reservation frees it
+                self._owe(str(facts["rid"]), Settlement(End.REFUNDED, 0, 0, 0))
+            raise
+        state, print_, _, status, body, headers, reservation = answer
+        return Remembered(state, print_, int(status or 0), body, headers, reservation)
 
     async def connect(self, limit: float) -> None:
         """Wait for the first contact with the store, `limit` seconds at most; without it, calls are refused."""
@@ -240,7 +248,7 @@ class RedisLedger:
         if len(self._waiting) == 1:
             loop.call_soon(self._send_waiting)
         # A timer of its own is a fraction of asyncio.timeout, and this is on every request's path twice.
-        overdue = loop.call_later(DECISION, _give_up, call.answer)
+        overdue = loop.call_later(DECISION, _give_up, call.answer, loop.time() + DECISION)
         try:
             return await self._timed(operation, call.answer)
         finally:
@@ -296,6 +304,15 @@ class RedisLedger:
         return await pipe.execute(raise_on_error=False)
 
 
-def _give_up(answer: asyncio.Future[Any]) -> None:
-    if not answer.done():
+def _give_up(answer: asyncio.Future[Any], due: float) -> None:
+    """due: when this was to be called, on the loop's clock.
+
+    A loop that was held up runs its timers before it takes what has come meanwhile. Such silence is not the store's.
+    """
+    if answer.done():
+        return
+    loop = answer.get_loop()
+    if loop.time() - due > STALL:
+        loop.call_later(STALL, _give_up, answer, math.inf)
+    else:
         answer.set_exception(TimeoutError())

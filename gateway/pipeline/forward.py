@@ -20,7 +20,7 @@ from gateway.answer import Progress
 from gateway.core import outcomes
 from gateway.core.answers import ImageCounter, count_images
 from gateway.core.catalog import Account
-from gateway.core.errors import UpstreamError, UpstreamFailed
+from gateway.core.errors import UpstreamError
 from gateway.exchange import Exchange
 from gateway.transport import Closing
 from gateway.upstream import Upstream
@@ -136,7 +136,7 @@ class _Answer:
         if not self._response.is_success:
             raise await self._refusal()
         if not self._exchange.released:
-            raise UpstreamFailed("The image service answered before it had the whole request, so it made nothing.")
+            raise outcomes.premature()
         pieces = aiter(self._stream())
         head: list[bytes] = []
         size = 0

@@ -59,7 +59,10 @@ class _Guard:
             )
             await self.step.app(scope, self.receive, self.send)
         except GatewayError as error:
-            await self.answer(error)
+            try:
+                await self.answer(error)
+            finally:
+                _let_go(error)
         except Exception as error:  # noqa: BLE001 the last net: whatever it was, the client gets an answer
             self.step.failed(self.exchange, error)
             await self.answer(InternalError("The gateway failed on this request. It has been logged."))
@@ -119,6 +122,16 @@ class _Guard:
                     read += len(message.get("body", b""))
         except TimeoutError:
             return
+
+
+def _let_go(error: BaseException) -> None:
+    """Drop the places where an error passed. Their frames hold the request's buffers and, by its exchange, the error
+    again: a circle that would keep a piece of every refused upload until the garbage collector's next round.
+    """
+    chain: BaseException | None = error
+    while chain is not None and chain.__traceback__ is not None:
+        chain.__traceback__ = None
+        chain = chain.__cause__ or chain.__context__
 
 
 def _plain(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

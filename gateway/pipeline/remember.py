@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway import exchange as exchanges
 from gateway.core import idempotency, outcomes
 from gateway.core.errors import (
+    ClientGone,
     GatewayError,
     IdempotencyAnswerGone,
     IdempotencyKeyReused,
@@ -34,6 +35,12 @@ _MARGIN = 10.0
 #: Seconds after a request's own limits at which its charge is presumed.
 _PRESUMED = 60.0
 
+#: Looks at an ended reservation before its answer is believed lost: the answer is kept a moment after it is settled.
+_LATE = 8
+
+#: Milliseconds in which a claim is followed by its reservation.
+_FOLLOWED = 60_000
+
 
 class Remember:
     def __init__(self, app: ASGIApp, *, ledger: Ledger) -> None:
@@ -46,7 +53,7 @@ class Remember:
         if key is None:
             await self.app(scope, receive, send)
             return
-        remembering = _Remembering(self, exchange, key, send)
+        remembering = _Remembering(self, exchange, key, send, scope.get("extensions", {}).get("gateway.left"))
         try:
             found = await self.ledger.remember("recall", key)
         except StoreUnavailable:
@@ -72,9 +79,12 @@ class _TakenMeanwhile(Exception):
 class _Remembering:
     """One request with a key."""
 
-    def __init__(self, step: Remember, exchange: Exchange, key: str, send: Send) -> None:
-        self.step, self.exchange, self.key, self._send = step, exchange, key, send
+    def __init__(
+        self, step: Remember, exchange: Exchange, key: str, send: Send, left: "asyncio.Future[None] | None"
+    ) -> None:
+        self.step, self.exchange, self.key, self._send, self._left = step, exchange, key, send, left
         self._holds = False
+        self._whole = False
         self._status = 0
         self._body: bytes | None = b""
 
@@ -100,12 +110,11 @@ class _Remembering:
             if self._holds and isinstance(error, OutcomeUnknown):
                 await self._conclude(error.status, json.dumps(error.body()).encode())
             elif self._holds:
-                body = json.dumps(error.body())
-                await self._tell("free", rid=self.exchange.id, status=error.status, body=body)
+                await self._free(error)
             raise
         else:
             if self._holds:
-                await self._conclude(self._status, self._body)
+                await self._conclude(self._status, self._body if self._whole else None)
 
     async def join(self, found: Remembered) -> None:
         """Wait for the answer of the request that holds the key, and give it."""
@@ -113,21 +122,24 @@ class _Remembering:
         limits, upstream = self.exchange.settings.limits, self.exchange.settings.upstream
         ends = time.monotonic() + limits.body_total_timeout + upstream.total_timeout + _MARGIN
         print_ = idempotency.fingerprint(order, self.exchange.digests)
+        ended = 0
         while True:
             if found.print not in ("", print_):
                 raise IdempotencyKeyReused("This Idempotency-Key was sent before with another order.")
             if found.state in ("done", "freed"):
                 await self._replay(found)
                 return
-            # The holder's last word may have been lost with its worker; its reservation knows the end all the same.
-            if found.reservation == "presumed":
+            ended += found.reservation in ("presumed", "committed")
+            if ended > _LATE and found.reservation == "presumed":
                 raise outcomes.unknown()
-            if found.reservation == "committed":
+            if ended > _LATE:
                 raise IdempotencyAnswerGone("The answer to this Idempotency-Key's order is no longer there.")
-            if found.state == "free" or found.reservation == "refunded" or time.monotonic() > ends:
-                raise Overloaded("The first request with this Idempotency-Key gave no answer. Send it again.")
+            if found.state == "free" or time.monotonic() > ends:
+                raise _no_answer()
             await asyncio.sleep(_LOOK)
             self.exchange.queue_seconds += _LOOK
+            if self._left is not None and self._left.done():
+                raise ClientGone("The client left while its request waited for another's answer.")
             found = await self.step.ledger.remember("recall", self.key)
 
     async def _claim(self) -> None:
@@ -138,9 +150,11 @@ class _Remembering:
             settings.upstream.total_timeout + settings.limits.body_total_timeout + _PRESUMED + settings.idempotency.keep
         )
         print_ = idempotency.fingerprint(order, self.exchange.digests)
+        waits = max((rule.wait for rule in self.exchange.known().rules), default=0.0)
+        patience = _FOLLOWED + int(waits * 1000)
         try:
             found = await self.step.ledger.remember(
-                "claim", self.key, print=print_, rid=self.exchange.id, keep=int(keep * 1000)
+                "claim", self.key, print=print_, rid=self.exchange.id, keep=int(keep * 1000), patience=patience
             )
         except StoreUnavailable:
             if settings.store.when_down == "deny":
@@ -156,6 +170,7 @@ class _Remembering:
             self._status = message["status"]
         elif self._body is not None:
             self._body += message.get("body", b"")
+            self._whole = not message.get("more_body", False)
             if len(self._body) > self.exchange.settings.idempotency.max_answer:
                 self._body = None
         await self._send(message)
@@ -167,6 +182,13 @@ class _Remembering:
             facts["body"] = body.decode("utf-8", "replace")
         await self._tell("conclude", **facts)
 
+    async def _free(self, error: GatewayError) -> None:
+        """Those who have joined read the refusal, unless it was the lot of this one request."""
+        own = isinstance(error, ClientGone | StoreUnavailable | Overloaded)
+        facts: dict[str, object] = {} if own else {"body": json.dumps(error.body())}
+        headers = json.dumps(error.headers)
+        await self._tell("free", rid=self.exchange.id, status=error.status, headers=headers, **facts)
+
     async def _tell(self, act: str, **facts: object) -> None:
         """The request has its answer whatever comes of this: the reservation's state stands in for a lost word."""
         try:
@@ -175,17 +197,25 @@ class _Remembering:
             return
 
     async def _replay(self, found: Remembered) -> None:
-        self.exchange.outcome = "replayed"
+        if not found.body and found.state == "freed":
+            raise _no_answer()
         if not found.body:
             raise IdempotencyAnswerGone("The answer to this Idempotency-Key's order was too long to be kept.")
+        self.exchange.outcome = "replayed"
         body = found.body.encode()
+        told = json.loads(found.headers) if found.headers else {}
+        if found.status == OutcomeUnknown.status:
+            told.update(OutcomeUnknown.advice)
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),
             (b"idempotent-replayed", b"true"),
+            *((name.encode(), value.encode()) for name, value in told.items()),
             (b"x-gateway-cost-usd", b"0.00"),
         ]
-        if found.status == OutcomeUnknown.status:
-            headers.append((b"x-should-retry", b"false"))
         await self._send({"type": "http.response.start", "status": found.status, "headers": headers})
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def _no_answer() -> Overloaded:
+    return Overloaded("The first request with this Idempotency-Key gave no answer. Send it again.")

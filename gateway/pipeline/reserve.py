@@ -154,19 +154,20 @@ class _Taking:
         lines, team, endpoint = self.step.lines, self.team.id, self.exchange.endpoint
         patience = self._patience()
         verdict = None
-        if not patience or lines.is_empty(team, endpoint):
+        # An admitted edit has its slot: whoever waits in the line may be waiting for that one.
+        if not patience or self.exchange.admitted or lines.is_empty(team, endpoint):
             verdict = await self._ask(ask)
             if verdict.admitted or not patience or not _lacks_only_slots(verdict):
                 return verdict
         ticket = lines.join(team, endpoint)
-        began = time.monotonic()
+        began, queued = time.monotonic(), self.exchange.queue_seconds
         if self._left is not None:
             self._left.add_done_callback(ticket.wake)
         try:
             while True:
                 left = patience - (time.monotonic() - began)
                 await ticket.wait(min(_LOOK, max(0.0, left)))
-                self.exchange.queue_seconds = time.monotonic() - began
+                self.exchange.queue_seconds = queued + time.monotonic() - began
                 if self._left is not None and self._left.done():
                     raise ClientGone("The client left while its request waited for a slot.")
                 if lines.is_first(team, endpoint, ticket) or left <= 0:

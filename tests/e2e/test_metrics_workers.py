@@ -107,6 +107,8 @@ def whole_config(upstream: str, *, workers: int, patience: str) -> dict[str, Any
     config["teams"]["design"]["quotas"] += kinds
     config["teams"]["lab"] = team("lab", {"quotas": kinds})
     config["teams"]["tight"] = team("tight", {"quotas": [{"images": 1, "per": "day"}]})
+    config["teams"]["late"] = team("late", {})
+    config["teams"]["late"]["keys"][0]["expires"] = "2020-01-01"
     config["teams"]["gone"] = team("gone", {"suspended": "budget review"})
     config["organization"] = {"quotas": [{"usd": 100_000, "per": "month"}]}
     return config
@@ -347,7 +349,7 @@ def traffic(url: str, simulator: SimulatorThread) -> None:
         wire.edit(free, wire.image(wire.png()), wire.text("prompt", "x")),
         wire.edit(design, wire.image(wire.png()), wire.text("prompt", "x")),
         wire.generation(None), wire.generation("sk-nobody"), wire.generation("igw_" + "a" * 43),
-        wire.generation(SECRETS["gone"]), wire.generation(free, model="none-such"), wire.generation(free, size="1x1"),
+        wire.generation(SECRETS["gone"]), wire.generation(SECRETS["late"]), wire.generation(free, model="none-such"), wire.generation(free, size="1x1"),
         wire.generation(free, colour="red"), wire.generation(free, n=100), wire.generation(tight, n=2),
         wire.generation(tight), wire.generation(tight),
         wire.generation(free, "X-Stainless-Retry-Count: 2"), wire.generation_of(b"{", free),

@@ -1,0 +1,90 @@
+"""An upstream's refusal as the team gets it: contract 4.3, and nothing of our account in it."""
+
+import json
+
+import pytest
+
+from gateway.core import errors
+from gateway.core.outcomes import premature, refusal, unknown
+from gateway.core.secret import Secret
+
+KEY = Secret("threex-4711-account-key")
+
+
+def refused(
+    status: int, *, retry_after: str | None = None, released: bool = True, **facts: object
+) -> errors.GatewayError:
+    body = json.dumps({"error": facts}).encode()
+    return refusal(status, body, released=released, retry_after=retry_after, account_key=KEY)
+
+
+@pytest.mark.parametrize("status", [400, 404, 413, 415, 422])
+def test_its_own_words_on_the_order_are_passed_on(status: int) -> None:
+    """Status, message, type, code and param are the upstream's; the outcome is that it refused."""
+    error = refused(status, message="Not this prompt.", type="image_error", code="content_policy", param="prompt")
+    assert error.status == status
+    assert error.outcome == "upstream_refused"
+    assert error.body() == {
+        "error": {"message": "Not this prompt.", "type": "image_error", "param": "prompt", "code": "content_policy"}
+    }
+
+
+def test_without_words_a_refusal_still_has_the_usual_shape() -> None:
+    """An empty or foreign body becomes a sentence and OpenAI's type."""
+    error = refusal(400, b"<html>", released=True, retry_after=None, account_key=KEY)
+    assert (error.type, error.code) == ("invalid_request_error", None)
+    assert error.message
+
+
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 429, 500, 502])
+def test_the_accounts_key_is_never_repeated(status: int) -> None:
+    """Whatever the upstream repeats of our key, the team does not read it."""
+    error = refused(status, message=f"bad key {KEY.reveal()}", code=KEY.reveal(), param=KEY.reveal())
+    assert KEY.reveal() not in json.dumps(error.body())
+    assert KEY.reveal() not in str(error.headers)
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "headers"), [("7", {"retry-after": "7"}), (None, {}), ("", {}), ("-1", {}), ("1.5", {}), ("²", {})]
+)
+def test_a_rate_limits_retry_after_is_passed_on(retry_after: str | None, headers: dict[str, str]) -> None:
+    """Seconds as the upstream said them; what is no number of seconds is left out."""
+    error = refused(429, retry_after=retry_after, message="slow down")
+    assert isinstance(error, errors.UpstreamRateLimited)
+    assert error.headers == headers
+
+
+@pytest.mark.parametrize(
+    ("status", "facts"), [(402, {}), (429, {"code": "insufficient_quota"}), (429, {"message": "check your billing"})]
+)
+def test_an_empty_account_is_told_as_such(status: int, facts: dict[str, str]) -> None:
+    """402, and a 429 for billing, are 503 and not worth a retry."""
+    error = refused(status, retry_after="1", **facts)
+    assert (error.status, error.code) == (503, "upstream_account_exhausted")
+    assert error.headers == {"x-should-retry": "false"}
+
+
+@pytest.mark.parametrize("status", [502, 504, 520, 524, 529])
+def test_a_lost_origin_is_unknown_once_the_request_was_whole(status: int) -> None:
+    """After the closing bytes it may have been made: 424. Before them it cannot have been: sending again is safe."""
+    after = refused(status, message="bad gateway")
+    assert (after.status, after.code, after.outcome) == (424, "upstream_outcome_unknown", "unknown")
+    assert after.headers == {"x-should-retry": "false"}
+    before = refused(status, released=False, message="bad gateway")
+    assert (before.status, before.code) == (503, "upstream_unreachable")
+    assert before.headers["x-should-retry"] == "true"
+
+
+@pytest.mark.parametrize("status", [302, 405, 409, 418, 500, 501, 503])
+def test_any_other_answer_is_a_failure_that_made_nothing(status: int) -> None:
+    """502 upstream_error names the status and repeats no word of the upstream's."""
+    error = refused(status, message="internal details")
+    assert (error.status, error.code) == (502, "upstream_error")
+    assert str(status) in error.message
+    assert "internal details" not in error.message
+
+
+def test_a_success_before_the_request_was_whole_is_none() -> None:
+    """A 2xx that comes before the closing bytes went up made nothing; an unknown one warns of sending again."""
+    assert (premature().status, premature().code) == (502, "upstream_error")
+    assert "Do not send the request again" in unknown().message

@@ -1,0 +1,434 @@
+"""A saved config takes effect in all workers within two seconds, whole or not at all, and costs no request."""
+
+import hashlib
+import io
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.e2e import wire
+from tests.e2e.watching import Watched
+from tests.support.running import SECRETS, Running, base_config, running_gateway
+from tests.support.simulated import API_KEY, SimulatorThread, running_simulator
+from tests.support.site import team, wait_until
+
+WORKERS = 2
+
+#: Seconds in which a saved change has to be in force everywhere, and as much again for a machine that is busy.
+PROMPT = 4.0
+
+#: Reloads under load; each takes a quarter of a second.
+RELOADS = 10
+
+OTHER_KEY = "sk-simulator-rotated-9876"
+
+Change = Callable[[Any], None]
+Way = Callable[[Path, bytes], None]
+
+
+@dataclass(slots=True)
+class Site:
+    """A gateway of two workers, and the config that it has between two tests."""
+
+    gateway: Running
+    simulator: SimulatorThread
+    original: bytes = b""
+
+    @property
+    def path(self) -> Path:
+        return self.gateway.folder / "config.yaml"
+
+    def save(self, change: Change, way: Way | None = None) -> str:
+        """Change the file; the new version's hash."""
+        yaml, out = YAML(), io.BytesIO()
+        tree = yaml.load(self.path.read_bytes())
+        change(tree)
+        yaml.dump(tree, out)
+        return self.put(out.getvalue(), way)
+
+    def put(self, data: bytes, way: Way | None = None) -> str:
+        (way or renamed)(self.path, data)
+        return hashlib.sha256(data).hexdigest()[:12]
+
+    def in_force(self, version: str) -> bool:
+        """Whether all workers are on that version and say that the file is."""
+        text = self.exposition()
+        happy = "\ngateway_config_last_reload_successful 1.0\n" in text
+        return happy and f'\ngateway_config_info{{hash="{version}"}} {WORKERS}.0\n' in text
+
+    def apply(self, change: Change, way: Way | None = None) -> str:
+        """Change the file and wait till that is in force everywhere."""
+        version = self.save(change, way)
+        wait_until(lambda: self.in_force(version), seconds=PROMPT)
+        return version
+
+    def refuse(self, change: Change | bytes) -> None:
+        """Save what is wrong, and wait till all workers have said so."""
+        name = "gateway_config_reloads_total"
+        wanted = self.gateway.metric(name, result="failure") + WORKERS
+        if isinstance(change, bytes):
+            self.put(change)
+        else:
+            self.save(change)
+        wait_until(lambda: self.gateway.metric(name, result="failure") == wanted, seconds=PROMPT)
+        assert self.gateway.metric("gateway_config_last_reload_successful") == 0
+
+    def ask(self, team: str = "free", **fields: object) -> wire.Answer:
+        """A generation, on a connection of its own."""
+        return wire.ask(self.gateway.url, wire.generation(SECRETS[team], **fields))
+
+    def statuses(self, team: str = "free", times: int = 12) -> set[int]:
+        """What that many generations get. All workers are met: each takes some of so many connections."""
+        return {self.ask(team).status for _ in range(times)}
+
+    def verbose(self) -> dict[str, Any]:
+        request = wire.head("/readyz?verbose", key=None, method="GET", content_type=None)
+        return wire.ask(self.gateway.admin_url, request).json()
+
+    def problems(self) -> list[str]:
+        found = self.verbose()["config"]["problems"]
+        assert isinstance(found, list)
+        return found
+
+    def workers(self) -> set[int]:
+        children = Path(f"/proc/{self.gateway.pid}/task/{self.gateway.pid}/children").read_text().split()
+        return {int(pid) for pid in children if b"valkey" not in Path(f"/proc/{pid}/cmdline").read_bytes()}
+
+    def page(self) -> str:
+        return self._shown("/")
+
+    def exposition(self) -> str:
+        return self._shown("/metrics")
+
+    def _shown(self, path: str) -> str:
+        answer = wire.ask(self.gateway.admin_url, wire.head(path, key=None, method="GET", content_type=None))
+        assert answer.status == 200
+        return answer.body.decode()
+
+
+def in_place(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def renamed(path: Path, data: bytes) -> None:
+    other = path.with_suffix(".new")
+    other.write_bytes(data)
+    other.rename(path)
+
+
+def as_kubernetes_does(path: Path, data: bytes) -> None:
+    """The file is a link through ``..data``, and that is swapped."""
+    dated = path.parent / f"..{time.monotonic_ns()}"
+    dated.mkdir()
+    (dated / path.name).write_bytes(data)
+    (path.parent / "..data_tmp").symlink_to(dated.name)
+    (path.parent / "..data_tmp").rename(path.parent / "..data")
+    if not path.is_symlink():
+        path.unlink()
+        path.symlink_to(f"..data/{path.name}")
+
+
+def in_pieces(path: Path, data: bytes) -> None:
+    """A slow writer: what stands there in between is no config, or another one."""
+    with path.open("wb") as file:
+        for start in range(0, len(data), 512):
+            file.write(data[start : start + 512])
+            file.flush()
+            time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def one_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    key = tmp_path_factory.mktemp("secret") / "key"
+    key.write_text(API_KEY)
+    with running_simulator(api_keys=(API_KEY, OTHER_KEY)) as simulator:
+        config = base_config(upstream=simulator.base_url, workers=WORKERS)
+        config["upstream"]["accounts"][0]["api_key"] = f"file:{key}"
+        config["teams"]["tight"] = team("tight", {"quotas": [{"images": 5, "per": "day"}]})
+        with running_gateway(config=config) as gateway:
+            site = Site(gateway, simulator)
+            site.original = site.path.read_bytes()
+            wait_until(lambda: site.in_force(hashlib.sha256(site.original).hexdigest()[:12]))
+            yield site
+
+
+@pytest.fixture
+def site(one_site: Site) -> Iterator[Site]:
+    """The gateway on its first config, which it gets back afterwards."""
+    one_site.simulator.simulator.clear_script()
+    one_site.simulator.record.clear()
+    yield one_site
+    version = one_site.put(one_site.original)
+    wait_until(lambda: one_site.in_force(version), seconds=PROMPT)
+
+
+def suspend(name: str) -> Change:
+    def change(tree: Any) -> None:
+        tree["teams"][name]["suspended"] = "under review"
+
+    return change
+
+
+def same(tree: Any) -> None:
+    del tree
+
+
+@pytest.mark.parametrize("way", [in_place, renamed, as_kubernetes_does, in_pieces], ids=lambda way: way.__name__)
+def test_a_saved_change_is_in_force_in_all_workers(site: Site, way: Way) -> None:
+    """However the file is replaced, every worker suspends the team, and takes it back when that is saved."""
+    assert site.statuses() == {200}
+    failures = site.gateway.metric("gateway_config_reloads_total", result="failure")
+    site.apply(suspend("free"), way)
+    assert site.statuses() == {403}
+    version = site.put(site.original, way)
+    wait_until(lambda: site.in_force(version), seconds=PROMPT)
+    assert site.statuses() == {200}
+    if way is not in_pieces:
+        assert site.gateway.metric("gateway_config_reloads_total", result="failure") == failures
+
+
+def test_a_wrong_file_changes_nothing_and_shows_everywhere(site: Site) -> None:
+    """Teams go on; metric, log, readiness and dashboard say what is wrong where, until a good file is saved."""
+    before = site.verbose()["config"]["hash"]
+
+    def change(tree: Any) -> None:
+        suspend("free")(tree)
+        tree["teams"]["design"]["quotas"][0]["images"] = "1.000"
+
+    site.refuse(change)
+    assert site.gateway.metric("gateway_config_info", hash=before) == WORKERS
+    assert site.statuses() == {200}
+    (problem,) = site.problems()
+    assert "config.yaml" in problem
+    assert "teams.design.quotas" in problem
+    assert "1.000" in problem
+    assert site.verbose()["config"]["hash"] == before
+    assert "teams.design.quotas" in site.page()
+    log = Watched(site.gateway, site.simulator)
+    refusals = log.lines(event="config refused, the old one stays")
+    assert len([line for line in refusals if line["problems"] == [problem]]) == WORKERS
+    site.put(site.original)
+    wait_until(lambda: site.in_force(before), seconds=PROMPT)
+    assert site.problems() == []
+    assert "teams.design.quotas" not in site.page()
+
+
+def test_what_needs_a_restart_refuses_the_whole_change(site: Site) -> None:
+    """A change of a listener, the workers or the store is named, and the rest of that file waits with it."""
+
+    def change(tree: Any) -> None:
+        suspend("free")(tree)
+        tree["listen"]["workers"] = 3
+        tree["store"]["when_down"] = "allow"
+
+    site.refuse(change)
+    (problem,) = site.problems()
+    assert "listen, store" in problem
+    assert "restart" in problem
+    assert site.statuses() == {200}
+
+
+def test_a_file_that_is_away_ends_nothing(site: Site) -> None:
+    """Deleted, the config stays in force and that the file is missing shows; put back changed, it is taken."""
+    site.path.unlink()
+    assert site.statuses() == {200}
+    wait_until(lambda: site.gateway.metric("gateway_config_last_reload_successful") == 0, seconds=PROMPT + 2)
+    wait_until(site.problems)
+    site.put(site.original)
+    site.apply(suspend("free"))
+    assert site.statuses() == {403}
+
+
+def test_a_request_in_flight_keeps_the_config_it_began_with(site: Site) -> None:
+    """Its team is suspended while the upstream draws: the picture comes and is charged, the next request is refused."""
+    site.simulator.script({"latency": 1.5})
+    with ThreadPoolExecutor() as pool:
+        early = pool.submit(site.ask)
+        site.simulator.record.wait_for(lambda totals: totals.in_flight == 1)
+        site.apply(suspend("free"))
+        assert not early.done()
+        late = site.ask()
+        assert (late.status, late.error["code"]) == (403, "team_suspended")
+        assert early.result().status == 200
+    assert site.simulator.record.totals.images_made == 1
+
+
+def test_a_revoked_key_opens_nothing(site: Site) -> None:
+    """A key that was taken out of the file is refused by every worker, on connections that were open before as well."""
+    with wire.connected(site.gateway.url) as connection:
+        connection.send(wire.generation(SECRETS["free"]))
+        assert connection.read().status == 200
+
+        def change(tree: Any) -> None:
+            tree["teams"]["free"]["keys"].clear()
+
+        site.apply(change)
+        connection.send(wire.generation(SECRETS["free"]))
+        assert connection.read().status == 401
+    assert site.statuses() == {401}
+
+
+def test_a_raised_limit_keeps_what_was_used(site: Site) -> None:
+    """Two of five images used are two of seven after the change, and two of one when it is lowered."""
+    assert [site.ask("tight").status for _ in range(2)] == [200, 200]
+    watched = Watched(site.gateway, site.simulator)
+
+    def limit(images: int) -> Change:
+        def change(tree: Any) -> None:
+            tree["teams"]["tight"]["quotas"][0]["images"] = images
+
+        return change
+
+    for images, expected in ((7, 200), (1, 429)):
+        site.apply(limit(images))
+        used = watched.used("tight")["images-day"]
+        (rule,) = watched.usage("tight")["rules"]
+        assert (rule["limit"], used) == (images, 2 if images == 7 else 3)
+        assert site.ask("tight").status == expected
+
+
+def test_a_new_team_has_all_its_series_at_once(site: Site) -> None:
+    """A team that is added counts from 0 before its first request, in every worker's metrics, and may ask."""
+
+    def change(tree: Any) -> None:
+        tree["teams"]["newcomer"] = team("newcomer", {"quotas": [{"images": 5, "per": "day"}]})
+
+    site.apply(change)
+    text = site.exposition()
+    for series in (
+        'gateway_requests_total{endpoint="generations",model="dall-e-3",outcome="ok",team="newcomer"} 0.0',
+        'gateway_errors_total{code="team_suspended",team="newcomer"} 0.0',
+        'gateway_quota_used{mode="enforce",per="day",rule="images-day",team="newcomer",unit="images"} 0.0',
+        'gateway_quota_refusals_total{mode="enforce",per="day",rule="images-day",team="newcomer"} 0.0',
+    ):
+        assert series in text
+    assert site.statuses("newcomer", times=4) == {200}
+
+
+def test_a_key_that_is_gone_is_watched_no_longer(site: Site) -> None:
+    """The expiry of a key that was taken out stands no more in the metrics: nobody is to be warned of its end."""
+
+    def change(tree: Any) -> None:
+        tree["teams"]["free"]["keys"][0]["expires"] = "2099-01-01"
+
+    site.apply(change)
+    assert site.gateway.metric("gateway_key_expiry_timestamp_seconds", team="free", key="test") > time.time()
+    version = site.put(site.original)
+    wait_until(lambda: site.in_force(version), seconds=PROMPT)
+    assert site.gateway.metric("gateway_key_expiry_timestamp_seconds", team="free", key="test") == 0
+
+
+@contextmanager
+def asking(site: Site, *, threads: int = 2, **fields: object) -> Iterator["Load"]:
+    """Requests without a pause while the block runs."""
+    load = Load(site, fields)
+    with ThreadPoolExecutor(threads) as pool:
+        running = [pool.submit(load.run) for _ in range(threads)]
+        try:
+            yield load
+        finally:
+            load.over.set()
+            for each in running:
+                each.result()
+
+
+@dataclass(slots=True)
+class Load:
+    """Of every answer its status and the contact that its refusal names; lost: requests without any answer."""
+
+    site: Site
+    fields: dict[str, object]
+    answers: list[tuple[int, str]] = field(default_factory=list)
+    lost: int = 0
+    over: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> None:
+        while not self.over.is_set():
+            try:
+                answer = self.site.ask(**self.fields)  # type: ignore[arg-type]  # none of them is the team
+            except (OSError, EOFError):
+                self.lost += 1
+                continue
+            message = str(answer.error["message"]) if answer.status != 200 else ""
+            self.answers.append((answer.status, message.rpartition("Ask ")[2]))
+
+
+def respawned(site: Site, number: int) -> None:
+    """Kill so many workers without a word, and wait till others are at their place and say what they are on."""
+    before = site.workers()
+    for pid in sorted(before)[:number]:
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: len(site.workers() - before) == number and len(site.workers()) == WORKERS)
+    wait_until(lambda: site.gateway.metric("gateway_config_info") == WORKERS)
+
+
+def test_a_worker_that_is_respawned_begins_with_the_file_as_it_is(site: Site) -> None:
+    """After kill -9 of all, none of the new ones lets in a team that was suspended since the master read its config."""
+    version = site.apply(suspend("free"))
+    with asking(site) as load:
+        respawned(site, WORKERS)
+        wait_until(lambda: site.in_force(version))
+        enough = len(load.answers) + 20
+        wait_until(lambda: len(load.answers) > enough)
+    assert {status for status, _ in load.answers} == {403}
+
+
+def test_a_worker_that_is_respawned_beside_a_wrong_file_begins_as_its_siblings_are(site: Site) -> None:
+    """It takes the last version that was in force, says that the file is wrong, and goes along with the next one."""
+    version = site.apply(suspend("free"))
+    site.refuse(b"teams: [")
+    with asking(site, threads=1) as load:
+        respawned(site, 1)
+        wait_until(lambda: site.gateway.metric("gateway_config_info", hash=version) == WORKERS)
+        enough = len(load.answers) + 20
+        wait_until(lambda: len(load.answers) > enough)
+    assert {status for status, _ in load.answers} == {403}
+    assert site.gateway.metric("gateway_config_last_reload_successful") == 0
+
+
+def test_reloads_under_load_fail_no_request_and_mix_nothing(site: Site) -> None:
+    """Each request is judged by one version of the config alone, as its log line says, and each gets its answer."""
+
+    def version_of(name: str, size: str) -> Change:
+        def change(tree: Any) -> None:
+            tree["contact"] = f"{name}@example.com"
+            tree["teams"]["free"]["sizes"] = [size]
+
+        return change
+
+    versions = {}
+    with asking(site, size="1024x1024") as load:
+        for number in range(RELOADS):
+            name, size = (("even", "1024x1024"), ("odd", "1792x1024"))[number % 2]
+            versions[site.apply(version_of(name, size))] = name
+    assert (set(load.answers), load.lost) == ({(200, ""), (403, "odd@example.com")}, 0)
+    watched = Watched(site.gateway, site.simulator)
+    lines = [line for line in watched.lines(event="request", team="free") if line["config_hash"] in versions]
+    assert {(versions[line["config_hash"]], line["status"]) for line in lines} == {("even", 200), ("odd", 403)}
+
+
+def test_a_hangup_reads_secrets_again(site: Site) -> None:
+    """After SIGHUP the upstream's key is the one that its file holds now, and no request was lost meanwhile."""
+    (account,) = site.gateway.config["upstream"]["accounts"]
+    key = Path(account["api_key"].removeprefix("file:"))
+    assert site.ask().status == 200
+    before = site.workers()
+    key.write_text(OTHER_KEY)
+    with asking(site, threads=1) as load:
+        os.kill(site.gateway.pid, signal.SIGHUP)
+        wait_until(lambda: len(site.workers()) == WORKERS and not site.workers() & before, seconds=20)
+    assert ({status for status, _ in load.answers}, load.lost) == ({200}, 0)
+    site.simulator.record.clear()
+    assert site.statuses() == {200}
+    sent = {value for request in site.simulator.record.requests for value in request.header("authorization")}
+    assert sent == {f"Bearer {OTHER_KEY}"}
