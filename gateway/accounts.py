@@ -36,9 +36,13 @@ class Accounts:
     def heard(self, account: Account, status: str) -> None:
         """How an account answered: an exact status, or timeout, cut, connect_error."""
         if status in _NOT_HAVING_US:
-            self._aside[account.name] = self.clock() + SET_ASIDE
+            self.set_aside(account)
         elif account.name in self._aside:
             del self._aside[account.name]
+
+    def set_aside(self, account: Account) -> None:
+        """Leave it alone for a while, as far as there are others: what it said is about itself."""
+        self._aside[account.name] = self.clock() + SET_ASIDE
 
     def _add(self, name: str, change: int) -> None:
         number = self.inflight[name] = self.inflight.get(name, 0) + change

@@ -23,24 +23,24 @@ import logging
 from collections.abc import Awaitable, Callable
 from functools import partial, reduce
 from pathlib import Path
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router, request_response
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway import jwks, logs
 from gateway.admin import dashboard, health, scrape, team
 from gateway.core import catalog
-from gateway.core.errors import MethodNotAllowed, UnknownUrl
+from gateway.core.errors import MethodNotAllowed, UnknownUrl, UpstreamAccountExhausted
 from gateway.exchange import Exchange, facts
 from gateway.parts import Parts
 from gateway.pipeline.authenticate import Authenticate, Room
 from gateway.pipeline.forward import Forward
-from gateway.pipeline.meter import Meter, Tally
+from gateway.pipeline.meter import Meter
 from gateway.pipeline.observe import Observe
 from gateway.pipeline.read import Read
 from gateway.pipeline.refuse import Refuse
@@ -75,7 +75,8 @@ def build_app(parts: Parts) -> ASGIApp:
     def known(endpoint: Callable[[Request], Awaitable[Response]]) -> ASGIApp:
         return Authenticate(request_response(endpoint), room=room, tokens=tokens)
 
-    gateway = Starlette(
+    # A path with a slash too many gets no redirect: its client would send the order again, or lose it.
+    router = Router(
         routes=[
             *routes("/images/generations", images, "POST"),
             *routes("/images/edits", images, "POST"),
@@ -83,16 +84,40 @@ def build_app(parts: Parts) -> ASGIApp:
             *routes("/models/{id:path}", known(team.model), "GET"),
             *routes("/usage", known(partial(team.usage, ledger=parts.ledger)), "GET"),
         ],
-        middleware=[
-            Middleware(Observe, settings=parts.settings, ended=partial(_ended, tally)),
-            Middleware(Meter, metrics=parts.metrics),
-            Middleware(Refuse, failed=_failed),
-        ],
-        exception_handlers={HTTPException: _translate},
+        redirect_slashes=False,
+        default=_nothing_there,
     )
-    # Both would send a path with one slash too many elsewhere, by an answer that is none of ours.
-    gateway.router.redirect_slashes = False
-    return Router(routes=health.routes(parts), default=gateway, redirect_slashes=False)
+    gateway = _chain(
+        partial(_routed, router),
+        partial(Observe, settings=parts.settings, ended=partial(_ended, parts)),
+        partial(Meter, metrics=parts.metrics),
+        partial(Refuse, failed=_failed),
+    )
+    checks = health.routes(parts)
+    return partial(_open, {route.path for route in checks}, Router(routes=checks, redirect_slashes=False), gateway)
+
+
+async def _open(paths: set[str], health_checks: ASGIApp, gateway: ASGIApp, scope: Scope, *io: Any) -> None:
+    """Health checks to theirs, all else to the gateway, as are other methods on those paths."""
+    is_check = scope["type"] == "http" and scope["path"] in paths and scope["method"] in ("GET", "HEAD")
+    await (health_checks if is_check else gateway)(scope, *io)
+
+
+async def _routed(router: Router, scope: Scope, receive: Receive, send: Send) -> None:
+    """Starlette's own refusals become ours, with the shape that all errors have."""
+    scope["app"] = router  # so that a wrong method is raised and not answered
+    try:
+        await router(scope, receive, send)
+    except HTTPException as error:
+        allowed = (error.headers or {}).get("Allow", "")
+        raise MethodNotAllowed(
+            f"{scope['method']} is not taken here; send {allowed}.", headers={"allow": allowed}
+        ) from error
+
+
+async def _nothing_there(scope: Scope, receive: Receive, send: Send) -> None:
+    del receive, send
+    raise UnknownUrl(f"There is nothing at {scope['method']} {scope['path'][:200]}.")
 
 
 def build_admin(parts: Parts, folder: Path) -> Starlette:
@@ -128,20 +153,12 @@ def _answered(parts: Parts, exchange: Exchange, status: str) -> None:
         parts.accounts.heard(exchange.account, status)
 
 
-def _ended(tally: Tally, exchange: Exchange) -> None:
-    tally.ended(exchange)
+def _ended(parts: Parts, exchange: Exchange) -> None:
+    parts.tally.ended(exchange)
+    if exchange.account is not None and isinstance(exchange.error, UpstreamAccountExhausted):
+        parts.accounts.set_aside(exchange.account)  # a 429 may be about credit too: its status does not tell
     logs.request(facts(exchange))
 
 
 def _failed(exchange: Exchange, error: BaseException) -> None:
     logs.fault(error, request_id=exchange.id, endpoint=exchange.endpoint, stage=exchange.stage.value)
-
-
-async def _translate(request: Request, error: Exception) -> Response:
-    """Starlette's own refusals become ours, with the shape that all errors have."""
-    if isinstance(error, HTTPException) and error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "")
-        raise MethodNotAllowed(
-            f"{request.method} is not taken here; send {allowed}.", headers={"allow": allowed}
-        ) from error
-    raise UnknownUrl(f"There is nothing at {request.method} {request.url.path[:200]}.") from error

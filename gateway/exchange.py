@@ -156,6 +156,7 @@ def facts(exchange: Exchange) -> dict[str, object]:
         "outcome": exchange.outcome,
         "code": error.code if error is not None else None,
         "reason": getattr(error, "reason", None),
+        "cause": type(error.__cause__).__name__ if error is not None and error.__cause__ is not None else None,
         "status": exchange.status,
         "images": end.images if end is not None else None,
         "cost_usd": end.cost / MICRO if end is not None else None,

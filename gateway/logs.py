@@ -37,6 +37,8 @@ def configure() -> None:
     root = logging.getLogger()
     root.handlers = [foreign]
     root.setLevel(logging.INFO)
+    # It tells of every file that changes, and the log may be one of them.
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)
 
 
 def line(event: str, level: int = logging.INFO, **facts: object) -> None:

@@ -23,6 +23,9 @@ from gateway.metrics import forget_dead
 #: Seconds beyond the longest request that workers get to end in.
 _LAST_ANSWERS = 20
 
+#: Seconds that workers get to end in at least: the upstream's time may be raised to nearly that while they run.
+_LONGEST_REQUEST = 300
+
 #: Descriptors that are not a request's: listeners, the store, logs, metrics files.
 _OTHER_FILES = 200
 
@@ -79,7 +82,7 @@ class Gateway(BaseApplication):  # type: ignore[misc]  # the package carries no 
             "worker_class": "gateway.worker.Worker",
             "worker_tmp_dir": "/dev/shm" if Path("/dev/shm").is_dir() else None,  # noqa: S108  memory, for heartbeats
             "proc_name": "gateway",
-            "graceful_timeout": int(upstream.total_timeout) + _LAST_ANSWERS,
+            "graceful_timeout": max(_LONGEST_REQUEST, int(upstream.total_timeout) + _LAST_ANSWERS),
             "timeout": 60,
             "keepalive": 5,
             "backlog": 2048,

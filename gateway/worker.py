@@ -121,7 +121,8 @@ def _deadline(settings: Settings) -> float:
 
 
 def _patience(settings: Settings) -> float:
-    waits = (rule.wait for team in settings.teams.values() for rule in team.rules)
+    lists = (settings.organization, *(team.rules for team in settings.teams.values()))
+    waits = (rule.wait for rules in lists for rule in rules)
     return settings.limits.body_total_timeout + max(waits, default=0.0) + _MARGIN
 
 
@@ -162,6 +163,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # the package carries no typ
     def _config(self, parts: Parts, folder: Path) -> Config:
         config: Any = Config(
             build_app(parts),
+            interface="asgi3",
             http=Protocol,
             ws="none",
             lifespan="off",

@@ -125,7 +125,7 @@ def _compose(text: str, path: Path) -> Node:
         # The parser's own stumbles over odd directives and escapes.
         raise ConfigErrors([Problem(str(path), 1, 1, "", "this cannot be read as YAML")]) from exc
     if not isinstance(node, Node):
-        raise ConfigErrors([Problem(str(path), 1, 1, "", "the file is empty; `gateway init` writes a first one")])
+        raise ConfigErrors([Problem(str(path), 1, 1, "", "the file is empty; config.example.yaml shows what it holds")])
     return node
 
 

@@ -23,6 +23,8 @@ def check(*, headers: Sequence[tuple[bytes, bytes]], http_version: str, method: 
 
     headers: as received, names in lower case.
     """
+    if http_version not in ("1.0", "1.1"):
+        raise MalformedRequest("This gateway speaks HTTP/1.1.")
     if len(headers) > MAX_HEADERS or sum(len(name) + len(value) for name, value in headers) > MAX_HEADER_BYTES:
         raise MalformedRequest(f"The request has too many or too large headers; at most {MAX_HEADERS} of 32 KB in all.")
     for name, value in headers:
@@ -57,6 +59,8 @@ def client_address(
 
     Only a trusted peer is believed at all; what is no address ends the walk.
     """
+    if not trusted:
+        return peer
     address = _address(peer)
     if address is None or not any(address in network for network in trusted):
         return peer

@@ -9,8 +9,8 @@ import json
 import re
 from math import isinf
 
-from gateway.core.errors import DuplicateParameter, ParameterError
-from gateway.core.parameters import folded, named, shown
+from gateway.core.errors import DuplicateParameter, ParameterError, UnknownParameter
+from gateway.core.parameters import LONGEST_NAME, folded, named, shown
 
 MAX_DEPTH = 16  #: the API's own bodies have depth 1; the rest is room for a parameter that is an object
 
@@ -61,6 +61,8 @@ def _deeper_than(raw: bytes, depth: int) -> bool:
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     seen: dict[str, str] = {}
     for name, _ in pairs:
+        if len(name) > LONGEST_NAME:
+            raise UnknownParameter(f"{shown(name)} is no parameter: names are short.", param=named(name))
         key = folded(name)
         if key in seen:
             raise _repeated(seen[key], name)

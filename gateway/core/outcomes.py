@@ -42,7 +42,8 @@ def refusal(status: int, body: bytes, *, released: bool, retry_after: str | None
         kind = words.type or "invalid_request_error"
         return UpstreamRefused(words.message, status=status, kind=kind, code=words.code, param=words.param)
     if found is UpstreamRateLimited:
-        headers = {"retry-after": retry_after} if retry_after and retry_after.isdigit() else {}
+        seconds = retry_after is not None and retry_after.isascii() and retry_after.isdigit()
+        headers = {"retry-after": retry_after} if retry_after and seconds else {}
         return UpstreamRateLimited("The image service takes no more requests right now.", headers=headers)
     if found is UpstreamAuthFailed:
         return UpstreamAuthFailed("The image service does not accept the gateway's own key.")

@@ -13,7 +13,7 @@ from unicodedata import normalize
 from gateway.core.errors import ParameterError, UnknownParameter
 
 SHOWN = 40  #: characters of a client's value that a message repeats: enough to recognise it, too few to be a prompt
-_LONGEST_NAME = 64  # a suggestion is only sought for names that somebody may have mistyped
+LONGEST_NAME = 64  #: characters of a parameter's name; folding a longer one could cost what its bytes do not show
 _LONGEST_NUMBER = 20  # digits that a message repeats
 
 _COUNT = re.compile(r"[1-9][0-9]?")
@@ -56,9 +56,10 @@ def listed(values: Iterable[object]) -> str:
 
 def unknown(name: str, known: Collection[str], *, place: str) -> UnknownParameter:
     """The error for a name that nobody here knows. place: what was asked, as ``a generation``."""
-    near = [k for k in known if folded(k) == folded(name)]
-    if not near and len(name) <= _LONGEST_NAME:
-        near = get_close_matches(folded(name), known, n=1, cutoff=0.7)
+    near: list[str] = []
+    if len(name) <= LONGEST_NAME:
+        meant = folded(name)
+        near = [k for k in known if folded(k) == meant] or get_close_matches(meant, known, n=1, cutoff=0.7)
     hint = f'Did you mean "{near[0]}"?' if near else f"Known are: {listed(sorted(known))}."
     param = named(name)
     return UnknownParameter(f'Unknown parameter "{param}" for {place}. {hint}', param=param)

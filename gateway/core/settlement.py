@@ -60,11 +60,20 @@ def presumed(*, ordered: int, cost: int) -> Settlement:
 #: Statuses whose request the upstream judged and declined; its own words help the team.
 _REFUSED = frozenset({400, 404, 413, 415, 422})
 
-#: Statuses of a proxy in between that lost the origin: the origin may have worked on.
-_UNKNOWN = frozenset({502, 504})
+#: Statuses by which the origin itself says that it did not do it.
+_GAVE_UP = frozenset({500, 501, 503})
 
-#: Words in a 429 that speak of the account's balance instead of its rate.
-_BILLING_WORDS = ("billing", "insufficient_quota", "balance", "credit", "exceeded your current quota")
+#: What in a 429 speaks of the account's balance instead of its rate: codes, and phrases of its message.
+_BILLING_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "insufficient_balance"})
+_BILLING_PHRASES = (
+    "insufficient_quota",
+    "exceeded your current quota",
+    "insufficient balance",
+    "insufficient credit",
+    "out of credit",
+    "no credit",
+    "billing",
+)
 
 
 def error_for(status: int, *, code: str | None = None, message: str = "") -> type[GatewayError] | None:
@@ -81,8 +90,9 @@ def error_for(status: int, *, code: str | None = None, message: str = "") -> typ
     if status == 402:
         return UpstreamAccountExhausted
     if status == 429:
-        words = f"{code or ''} {message}".lower()
-        return UpstreamAccountExhausted if any(word in words for word in _BILLING_WORDS) else UpstreamRateLimited
-    if status in _UNKNOWN or 520 <= status < 530:
-        return OutcomeUnknown
-    return UpstreamFailed
+        said = message.lower()
+        billing = code in _BILLING_CODES or any(phrase in said for phrase in _BILLING_PHRASES)
+        return UpstreamAccountExhausted if billing else UpstreamRateLimited
+    # Of the 5xx three say that the origin itself gave up; behind any other it may have worked on.
+    definite = status < 500 or status in _GAVE_UP
+    return UpstreamFailed if definite else OutcomeUnknown

@@ -37,6 +37,7 @@ class Tally:
 
     def __init__(self, metrics: Metrics) -> None:
         self.metrics = metrics
+        self._store_up: bool | None = None
 
     def ended(self, exchange: Exchange) -> None:
         """A request is over for its client."""
@@ -101,7 +102,9 @@ class Tally:
         self.metrics.store_seconds.labels(operation).observe(seconds)
         if failed:
             self.metrics.store_errors.labels(operation).inc()
-        self.metrics.store_up.set(0 if failed else 1)
+        if self._store_up == failed or self._store_up is None:
+            self._store_up = not failed
+            self.metrics.store_up.set(0 if failed else 1)
 
     def _charged(self, labels: tuple[str, str, str, str, str], images: int, cost: int, *, unknown: bool) -> None:
         if images == 0:

@@ -12,7 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import exchange as exchanges
 from gateway.core import framing
-from gateway.core.errors import ClientGone, GatewayError, InternalError, RequestTimeout
+from gateway.core.errors import ClientGone, GatewayError, InternalError, RequestTimeout, UnknownUrl
+from gateway.core.parameters import shown
 from gateway.core.refusals import limit_headers
 from gateway.exchange import Exchange
 
@@ -57,6 +58,7 @@ class _Guard:
             framing.check(
                 headers=scope["headers"], http_version=scope.get("http_version", "1.1"), method=scope["method"]
             )
+            _check_path(scope, self.exchange)
             await self.step.app(scope, self.receive, self.send)
         except GatewayError as error:
             try:
@@ -132,6 +134,14 @@ def _let_go(error: BaseException) -> None:
     while chain is not None and chain.__traceback__ is not None:
         chain.__traceback__ = None
         chain = chain.__cause__ or chain.__context__
+
+
+def _check_path(scope: Scope, exchange: Exchange) -> None:
+    """One spelling for each path: what a proxy in front reads differently is not there."""
+    path: str = scope["path"]
+    encoded = exchange.endpoint != "other" and b"%" in scope.get("raw_path", b"")
+    if encoded or not (path.isascii() and path.isprintable()):
+        raise UnknownUrl(f"There is nothing at {shown(path)}.")
 
 
 def _plain(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -114,7 +115,7 @@ class _Taking:
         self, account: Account, endpoint: str, model: str, size: str, quality: str, *, n: int, cost: int | None
     ) -> tuple[Charge, ...]:
         """By the team's rules, the organization's, and the account's cap over all hosts."""
-        cap = Rule(_ACCOUNT + account.name, "account", Unit.CONCURRENT, None, account.max_concurrent)
+        cap = _cap(account.name, account.max_concurrent)
         rules = (*self.team.rules, *self.exchange.settings.organization, cap)
         return charges(rules, endpoint=endpoint, model=model, size=size, quality=quality, n=n, cost=cost)
 
@@ -157,7 +158,7 @@ class _Taking:
         # An admitted edit has its slot: whoever waits in the line may be waiting for that one.
         if not patience or self.exchange.admitted or lines.is_empty(team, endpoint):
             verdict = await self._ask(ask)
-            if verdict.admitted or not patience or not _lacks_only_slots(verdict):
+            if verdict.admitted or not (patience := self._patience(verdict)):
                 return verdict
         ticket = lines.join(team, endpoint)
         began, queued = time.monotonic(), self.exchange.queue_seconds
@@ -165,14 +166,15 @@ class _Taking:
             self._left.add_done_callback(ticket.wake)
         try:
             while True:
-                left = patience - (time.monotonic() - began)
-                await ticket.wait(min(_LOOK, max(0.0, left)))
+                left = max(0.0, patience - (time.monotonic() - began))
+                await ticket.wait(min(_LOOK, left) if lines.is_first(team, endpoint, ticket) else left)
                 self.exchange.queue_seconds = queued + time.monotonic() - began
                 if self._left is not None and self._left.done():
                     raise ClientGone("The client left while its request waited for a slot.")
-                if lines.is_first(team, endpoint, ticket) or left <= 0:
+                over = patience <= time.monotonic() - began
+                if over or lines.is_first(team, endpoint, ticket):
                     verdict = await self._ask(ask)
-                    if verdict.admitted or left <= 0 or not _lacks_only_slots(verdict):
+                    if over or verdict.admitted or not (patience := self._patience(verdict)):
                         return verdict
         finally:
             if self._left is not None:
@@ -200,21 +202,29 @@ class _Taking:
             self.exchange.account = account
             self.step.accounts.take(account)
 
-    def _patience(self) -> float:
-        """Seconds that this request may wait for a slot: the shortest of what its `concurrent` rules say."""
+    def _patience(self, verdict: Verdict | None = None) -> float:
+        """Seconds that this request may wait: the shortest that the rules say which lack a slot, 0 if a slot would not
+        help. Before any verdict, and where only the accounts are full, the longest of all rules that bind it.
+        """
+        if verdict is not None:
+            if any(state.rule.unit is not Unit.CONCURRENT for state in verdict.refusals):
+                return 0.0
+            if waits := [state.rule.wait for state in verdict.refusals if not _is_account(state.rule)]:
+                return min(waits)
         waits = [
             rule.wait
-            for rule in self.team.rules
+            for rule in (*self.team.rules, *self.exchange.settings.organization)
             if rule.unit is Unit.CONCURRENT
             and rule.mode == "enforce"
             and (rule.endpoints is None or self.exchange.endpoint in rule.endpoints)
         ]
-        return min(waits, default=0.0)
+        return max(waits, default=0.0)
+
+
+@lru_cache(maxsize=64)
+def _cap(account: str, limit: int) -> Rule:
+    return Rule(_ACCOUNT + account, "account", Unit.CONCURRENT, None, limit)
 
 
 def _is_account(rule: Rule) -> bool:
     return rule.scope.startswith(_ACCOUNT)
-
-
-def _lacks_only_slots(verdict: Verdict) -> bool:
-    return all(state.rule.unit is Unit.CONCURRENT for state in verdict.refusals)
