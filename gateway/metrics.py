@@ -8,6 +8,7 @@ scrape adds them up (`multiprocess`): a counter goes on when its worker is repla
 import collections
 import fcntl
 import os
+import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -273,6 +274,33 @@ def tell_config(folder: Path, slot: int, config: str) -> None:
 def told_configs(folder: Path) -> Mapping[str, int]:
     """How many workers are on which config."""
     return collections.Counter(path.read_text() for path in folder.glob("config-*"))
+
+
+def hold(folder: Path) -> int:
+    """Say that a living gateway has this folder, for as long as the returned descriptor is open in any process."""
+    descriptor = os.open(folder / "held.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return descriptor
+
+
+def clear_abandoned(parent: Path, prefix: str) -> None:
+    """Take away the folders of gateways that were killed: those of ours that nobody holds."""
+    for folder in parent.glob(f"{prefix}*"):
+        lock = folder / "held.lock"
+        try:
+            if folder.stat().st_uid != os.getuid() or not lock.exists():
+                continue
+            descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(descriptor)
 
 
 def forget_dead(folder: Path) -> None:

@@ -56,7 +56,7 @@ class Doors:
 
 
 class Protocol(HttpToolsProtocol):
-    """config has `admin_app`, `admin_address`, `doors`, `settings` and `readiness` beside uvicorn's own."""
+    """config has `admin_app`, `admin_address`, `doors`, `settings`, `readiness` and `unread` beside uvicorn's own."""
 
     stall_seconds = 30.0  #: in which a client must have read something of an answer that waits for it
 
@@ -216,11 +216,13 @@ class Protocol(HttpToolsProtocol):
 
     def _refuse(self, error: GatewayError) -> None:
         self._deaf = True
+        config: Any = self.config
+        request_id = f"req_{token_hex(12)}"
+        config.unread(request_id, self.client[0] if self.client else "", error)
         body = json.dumps(error.body()).encode()
         head = (
             STATUS_LINE[error.status] + b"content-type: application/json\r\ncache-control: no-store\r\n"
-            b"connection: close\r\ncontent-length: %d\r\nx-request-id: req_%s\r\n\r\n"
-            % (len(body), token_hex(12).encode())
+            b"connection: close\r\ncontent-length: %d\r\nx-request-id: %s\r\n\r\n" % (len(body), request_id.encode())
         )
         self.transport.write(head + body)
         self.transport.write_eof()

@@ -18,13 +18,16 @@ from gateway.config.problems import ConfigErrors
 from gateway.core.catalog import Settings
 from gateway.ledger.embedded import EmbeddedStore
 from gateway.live import restart_needed
-from gateway.metrics import forget_dead
+from gateway.metrics import clear_abandoned, forget_dead, hold
 
 #: Seconds beyond the longest request that workers get to end in.
 _LAST_ANSWERS = 20
 
 #: Seconds that workers get to end in at least: the upstream's time may be raised to nearly that while they run.
 _LONGEST_REQUEST = 300
+
+#: What the names of metrics folders begin with.
+_METRICS = "gateway-metrics-"
 
 #: Descriptors that are not a request's: listeners, the store, logs, metrics files.
 _OTHER_FILES = 200
@@ -49,7 +52,9 @@ class Gateway(BaseApplication):  # type: ignore[misc]  # the package carries no 
         self.workers = workers or settings.listen.workers
         self._pid = os.getpid()
         self.embedded = EmbeddedStore(Path(settings.store.data_dir)) if settings.store.kind == "embedded" else None
-        self.metrics_folder = Path(tempfile.mkdtemp(prefix="gateway-metrics-"))
+        clear_abandoned(Path(tempfile.gettempdir()), _METRICS)
+        self.metrics_folder = Path(tempfile.mkdtemp(prefix=_METRICS))
+        self._kept = hold(self.metrics_folder)
         super().__init__()
 
     @property

@@ -60,12 +60,21 @@ async def assembled(path: Path, settings: Settings, store_url: str, folder: Path
     metrics.build_info.labels(__version__).set(1)
     metrics.start_time.set(time.time())
     tally = Tally(metrics)
+    was_up = True
+
+    def observed(operation: str, seconds: float, failed: bool) -> None:  # noqa: FBT001  a callback's one fact
+        nonlocal was_up
+        tally.stored(operation, seconds, failed)
+        if was_up is failed:
+            was_up = not failed
+            logs.line("store away" if failed else "store back", logging.WARNING, error=ledger.trouble or None)
+
     ledger = RedisLedger(
         store_url,
         namespace=settings.store.namespace,
         deadline=_deadline(settings),
         patience=_patience(settings),
-        observe=tally.stored,
+        observe=observed,
         presumed=tally.presumed,
     )
 
@@ -180,6 +189,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # the package carries no typ
         config.admin_address = tuple(self.sockets[1].getsockname()[:2])
         config.doors = Doors(_most_connections())
         config.readiness = parts.readiness
+        config.unread = parts.tally.unread
         config.settings = parts.settings
         return config  # type: ignore[no-any-return]  # uvicorn's own, with settings of ours
 

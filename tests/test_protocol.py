@@ -30,7 +30,8 @@ HEAD_SECONDS = 1.0
 IDLE_SECONDS = 1.0
 TOTAL_SECONDS = 2.0
 DRAIN_SECONDS = 2.0  #: so long what comes behind a refusal is read on
-MARGIN = 1.5  #: a loaded machine is late; never early
+EARLY = 0.05  #: an event loop's timers and ours are not the same clock
+MARGIN = 1.5  #: a loaded machine is late
 
 KEY = SECRETS["free"]
 
@@ -166,7 +167,7 @@ def test_a_head_must_come_in_time(gateway: Running) -> None:
             )
 
     for kind, (heard, seconds) in zip(cases, asyncio.run(play()), strict=True):
-        assert HEAD_SECONDS <= seconds < HEAD_SECONDS + 2 * MARGIN, kind
+        assert HEAD_SECONDS - EARLY <= seconds < HEAD_SECONDS + 2 * MARGIN, kind
         assert (status_of(heard) if heard else None) == (None if kind in ("silent", "empty lines") else 408), kind
 
 
@@ -183,7 +184,7 @@ def test_the_second_head_on_a_connection_must_come_in_time_too(gateway: Running)
     first, heard, seconds = asyncio.run(play())
     assert first.status == 200
     assert status_of(heard) == 408
-    assert HEAD_SECONDS <= seconds < HEAD_SECONDS + 2 * MARGIN
+    assert HEAD_SECONDS - EARLY <= seconds < HEAD_SECONDS + 2 * MARGIN
 
 
 def test_a_body_must_not_stall_or_trickle(gateway: Running, simulator: SimulatorThread) -> None:
@@ -220,8 +221,8 @@ def test_a_body_must_not_stall_or_trickle(gateway: Running, simulator: Simulator
     *stalled, third, fourth = asyncio.run(play())
     for heard, _ in (*stalled, third, fourth):
         assert (heard.status, heard.code, heard.closes) == (408, "request_timeout", True)
-    assert all(IDLE_SECONDS <= seconds < IDLE_SECONDS + MARGIN for _, seconds in stalled)
-    assert all(TOTAL_SECONDS <= seconds < TOTAL_SECONDS + MARGIN for _, seconds in (third, fourth))
+    assert all(IDLE_SECONDS - EARLY <= seconds < IDLE_SECONDS + MARGIN for _, seconds in stalled)
+    assert all(TOTAL_SECONDS - EARLY <= seconds < TOTAL_SECONDS + MARGIN for _, seconds in (third, fourth))
     wait_until(lambda: simulator.record.totals.incomplete == before + 2)
     assert all(request.endpoint == "generations" for request in simulator.record.requests if request.complete)
 
@@ -234,7 +235,7 @@ def test_a_clients_slowness_is_not_our_own_time(gateway: Running) -> None:
     wait_until(lambda: len(gateway.requests_logged()) > before)
     line = gateway.requests_logged()[-1]
     assert (line["code"], line["status"]) == ("request_timeout", 408)
-    assert line["total_ms"] >= IDLE_SECONDS * 1000
+    assert line["total_ms"] >= (IDLE_SECONDS - EARLY) * 1000
     assert line["overhead_ms"] < 500
 
 
@@ -311,15 +312,17 @@ def test_idle_connections_by_the_hundred_are_let_go(gateway: Running) -> None:
     """300 connections that say nothing are closed at the head's deadline and leave no descriptor behind."""
     (worker,) = stream.workers(gateway)
 
-    async def play() -> float:
+    async def play() -> None:
         async with contextlib.AsyncExitStack() as stack, honest(gateway.url):
             lines = [await stack.enter_async_context(connected(gateway.url)) for _ in range(300)]
-            most = stream.descriptors(worker)
-            await asyncio.gather(*(line.ended(HEAD_SECONDS + 2 * MARGIN) for line in lines))
-            return most
+            ended = asyncio.gather(*(line.ended(HEAD_SECONDS + 2 * MARGIN) for line in lines))
+            while stream.descriptors(worker) < before + 250:
+                assert not ended.done()
+                await asyncio.sleep(0.01)
+            await ended
 
     before = stream.descriptors(worker)
-    assert asyncio.run(play()) >= before + 250
+    asyncio.run(play())
     wait_until(lambda: stream.descriptors(worker) <= before + 8, seconds=5)
 
 
@@ -422,7 +425,7 @@ def test_who_does_not_read_is_let_go(size: int) -> None:
             await asyncio.sleep(0)
             return await gone(state, seconds=5)
 
-    assert asyncio.run(play()) >= Impatient.stall_seconds
+    assert asyncio.run(play()) >= Impatient.stall_seconds - EARLY
 
 
 def test_who_reads_slowly_is_not_let_go() -> None:

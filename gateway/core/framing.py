@@ -31,10 +31,17 @@ def check(*, headers: Sequence[tuple[bytes, bytes]], http_version: str, method: 
         if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
             raise MalformedRequest("A header has a name or a value with bytes that HTTP does not allow there.")
     hosts = [value for name, value in headers if name == b"host"]
-    lengths = [value for name, value in headers if name == b"content-length"]
-    encodings = [value for name, value in headers if name == b"transfer-encoding"]
     if len(hosts) != 1 and not (http_version == "1.0" and not hosts):
         raise MalformedRequest("A request has exactly one Host header.")
+    if any(name == b"upgrade" for name, _ in headers):
+        raise MalformedRequest("This gateway speaks plain HTTP/1.1 only.")
+    _check_length(headers, http_version, method)
+
+
+def _check_length(headers: Sequence[tuple[bytes, bytes]], http_version: str, method: str) -> None:
+    """Where the body ends must be said once and in one way (RFC 9112, 6)."""
+    lengths = [value for name, value in headers if name == b"content-length"]
+    encodings = [value for name, value in headers if name == b"transfer-encoding"]
     if len(lengths) > 1 or len(encodings) > 1 or (lengths and encodings):
         raise MalformedRequest("A request has one Content-Length or one Transfer-Encoding, not several, not both.")
     if lengths and not _LENGTH.fullmatch(lengths[0]):
@@ -43,8 +50,6 @@ def check(*, headers: Sequence[tuple[bytes, bytes]], http_version: str, method: 
         raise MalformedRequest("The only Transfer-Encoding is chunked, and only in HTTP/1.1.")
     if method in ("GET", "HEAD", "DELETE", "OPTIONS") and (encodings or (lengths and lengths[0].strip(b"0"))):
         raise MalformedRequest(f"A {method} request has no body here.")
-    if any(name == b"upgrade" for name, _ in headers):
-        raise MalformedRequest("This gateway speaks plain HTTP/1.1 only.")
 
 
 def content_length(headers: Sequence[tuple[bytes, bytes]]) -> int | None:

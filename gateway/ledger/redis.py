@@ -95,6 +95,7 @@ class RedisLedger:
         self._failed = asyncio.Event()
         self.up = False
         self.contacted = False  #: whether the store ever answered
+        self.trouble = ""  #: what kind of error the last failed call had; never its words, which may hold a secret
 
     async def admit(self, rid: str, team: str, charges: Sequence[Charge], orders: Sequence[Sequence[int]]) -> Verdict:
         def ask(now: int) -> bytes:
@@ -265,6 +266,7 @@ class RedisLedger:
             if not isinstance(exc, ResponseError):
                 self.up = False
                 self._failed.set()
+            self.trouble = _kind(exc)
             raise StoreUnavailable(_AWAY) from exc
         finally:
             self._observe(operation, time.perf_counter() - began, failed)
@@ -316,3 +318,9 @@ def _give_up(answer: asyncio.Future[Any], due: float) -> None:
         loop.call_later(STALL, _give_up, answer, math.inf)
     else:
         answer.set_exception(TimeoutError())
+
+
+def _kind(error: BaseException) -> str:
+    """The error's class, and of an error that the store answered its code word (OOM, WRONGPASS)."""
+    word = str(error).partition(" ")[0] if isinstance(error, ResponseError) else ""
+    return f"{type(error).__name__} {word}" if word.isupper() else type(error).__name__

@@ -13,6 +13,12 @@ HOST = (b"host", b"gateway")
 CHUNKED = (b"transfer-encoding", b"chunked")
 
 
+BAD_ENCODINGS = [b"gzip, chunked", b"identity", b"xchunked", b"chunked;a", b"chunked,", b" chunked", b""]
+BAD_LENGTHS = [b"", b"+1", b"-1", b"1 ", b"0x1", b"1,1", b"1_0", b"1e1", b"9" * 16, b"\xd9\xa1"]
+BAD_NAMES = [b"", b"x_y", b"x y", b"x:", b"x\x00", b"X", b"\xe4"]
+BAD_VALUES = [b"\x00", b"a\rb", b"a\nb", b"\x7f", b"\xc3\xa4", b"\x1b[31m"]
+
+
 def length(value: bytes) -> tuple[bytes, bytes]:
     return b"content-length", value
 
@@ -47,18 +53,18 @@ def test_heads_that_say_one_thing_pass(headers: list[tuple[bytes, bytes]], versi
         ([HOST, length(b"1"), length(b"1")], "1.1", "POST"),
         ([HOST, length(b"1"), CHUNKED], "1.1", "POST"),
         ([HOST, CHUNKED, CHUNKED], "1.1", "POST"),
-        *(([HOST, (b"transfer-encoding", value)], "1.1", "POST") for value in (b"gzip, chunked", b"identity", b"xchunked", b"chunked;a", b"chunked,", b" chunked", b"")),
+        *(([HOST, (b"transfer-encoding", value)], "1.1", "POST") for value in BAD_ENCODINGS),
         ([HOST, CHUNKED], "1.0", "POST"),
-        *(([HOST, length(value)], "1.1", "POST") for value in (b"", b"+1", b"-1", b"1 ", b"0x1", b"1,1", b"1_0", b"1e1", b"9" * 16, "١".encode())),
+        *(([HOST, length(value)], "1.1", "POST") for value in BAD_LENGTHS),
         *(([HOST, length(b"1")], "1.1", method) for method in ("GET", "HEAD", "DELETE", "OPTIONS")),
         ([HOST, CHUNKED], "1.1", "GET"),
-        *(([HOST, (name, b"x")], "1.1", "POST") for name in (b"", b"x_y", b"x y", b"x:", b"x\x00", b"X", b"\xe4")),
-        *(([HOST, (b"x", value)], "1.1", "POST") for value in (b"\x00", b"a\rb", b"a\nb", b"\x7f", b"\xc3\xa4", b"\x1b[31m")),
+        *(([HOST, (name, b"x")], "1.1", "POST") for name in BAD_NAMES),
+        *(([HOST, (b"x", value)], "1.1", "POST") for value in BAD_VALUES),
         ([HOST, (b"upgrade", b"h2c")], "1.1", "GET"),
         ([HOST, *[(b"x-%d" % i, b"") for i in range(MAX_HEADERS)]], "1.1", "GET"),
         ([HOST, (b"x", b"a" * (MAX_HEADER_BYTES - 11))], "1.1", "GET"),
     ],
-)  # fmt: skip
+)
 def test_heads_that_say_two_things_are_refused(headers: list[tuple[bytes, bytes]], version: str, method: str) -> None:
     """Each is a 400 after which the connection closes, for nothing behind it can be trusted."""
     with pytest.raises(MalformedRequest) as refused:

@@ -55,11 +55,12 @@ def test_a_rate_limits_retry_after_is_passed_on(retry_after: str | None, headers
 
 
 @pytest.mark.parametrize(
-    ("status", "facts"), [(402, {}), (429, {"code": "insufficient_quota"}), (429, {"message": "check your billing"})]
+    ("status", "code", "message"),
+    [(402, None, None), (429, "insufficient_quota", None), (429, None, "check your billing")],
 )
-def test_an_empty_account_is_told_as_such(status: int, facts: dict[str, str]) -> None:
+def test_an_empty_account_is_told_as_such(status: int, code: str | None, message: str | None) -> None:
     """402, and a 429 for billing, are 503 and not worth a retry."""
-    error = refused(status, retry_after="1", **facts)
+    error = refused(status, retry_after="1", code=code, message=message)
     assert (error.status, error.code) == (503, "upstream_account_exhausted")
     assert error.headers == {"x-should-retry": "false"}
 

@@ -39,7 +39,7 @@ def test_a_rule_binds_what_it_is_narrowed_to(narrowing: str, name: str) -> None:
     assert taken(replace(IMAGES, **{narrowing: frozenset()})) == []  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("match", product([True, False], repeat=4))
+@pytest.mark.parametrize("match", list(product([True, False], repeat=4)))
 def test_narrowings_add_up(match: tuple[bool, ...]) -> None:
     """A rule narrowed in four ways binds an order that meets all four."""
     narrowed = {

@@ -6,13 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.errors import GatewayError, InsufficientQuota, Overloaded, RateLimitExceeded
+from gateway.core.errors import GatewayError, InsufficientQuota, Overloaded, QuotaExceeded, RateLimitExceeded
 from gateway.core.quota import Mode, Per, Rule, RuleState, Unit, Verdict
 from gateway.core.refusals import dollars, duration, iso, limit_headers, quota_error
 from gateway.core.settlement import committed, presumed, refunded
 
 NOW = datetime.fromisoformat("2026-11-22T14:00:00+01:00").timestamp()
 MIDNIGHT = datetime.fromisoformat("2026-11-23T00:00:00+01:00").timestamp()
+COUNTED = (Unit.IMAGES, Unit.USD, Unit.REQUESTS)
+CALENDAR_AND_TOTAL = (Per.DAY, Per.WEEK, Per.MONTH, Per.TOTAL)
 CONTACT = "image-gateway@example.com"
 
 
@@ -51,32 +53,45 @@ def test_the_contracts_own_sentence() -> None:
     [
         (
             state(used=98, amount=3),
-            "Team design has used 98 of 100 images today (rule images-day); this request asks for 3 images, "
-            "more than is left. Free again 2026-11-23 00:00 Europe/Berlin.",
+            (
+                "Team design has used 98 of 100 images today (rule images-day); this request asks for 3 images, "
+                "more than is left. Free again 2026-11-23 00:00 Europe/Berlin."
+            ),
         ),
         (
             state(used=0, limit=2, amount=3, fits_at=None),
-            "Team design has used 0 of 2 images today (rule images-day); this request asks for 3 images, "
-            "more than the limit, so it can never fit.",
+            (
+                "Team design has used 0 of 2 images today (rule images-day); this request asks for 3 images, "
+                "more than the limit, so it can never fit."
+            ),
         ),
         (
             state(used=2, limit=2, amount=3, fits_at=None, per=Per.TOTAL, name="images-total"),
-            "Team design has used 2 of 2 images in total (rule images-total); this request asks for 3 images, "
-            "more than the limit, so it can never fit.",
+            (
+                "Team design has used 2 of 2 images in total (rule images-total); this request asks for 3 images, "
+                "more than the limit, so it can never fit."
+            ),
         ),
         (
             state(per=Per.TOTAL, fits_at=None, name="images-total"),
-            "Team design has used 100 of 100 images in total (rule images-total). It does not come free again by itself.",
+            (
+                "Team design has used 100 of 100 images in total (rule images-total). "
+                "It does not come free again by itself."
+            ),
         ),
         (
             state(unit=Unit.REQUESTS, per=Per.MINUTE, used=10, limit=10, fits_at=NOW + 12.4, name="requests-minute"),
-            "Team design has used 10 of 10 requests in the last minute (rule requests-minute). "
-            "Free again 2026-11-22 14:00:13 Europe/Berlin.",
+            (
+                "Team design has used 10 of 10 requests in the last minute (rule requests-minute). "
+                "Free again 2026-11-22 14:00:13 Europe/Berlin."
+            ),
         ),
         (
             state(unit=Unit.USD, per=Per.MONTH, used=39_960_000, limit=40_000_000, amount=80_000, name="usd-month"),
-            "Team design has used $39.96 of $40.00 this month (rule usd-month); this request asks for $0.08, "
-            "more than is left. Free again 2026-11-23 00:00 Europe/Berlin.",
+            (
+                "Team design has used $39.96 of $40.00 this month (rule usd-month); this request asks for $0.08, "
+                "more than is left. Free again 2026-11-23 00:00 Europe/Berlin."
+            ),
         ),
         (
             state(
@@ -87,8 +102,10 @@ def test_the_contracts_own_sentence() -> None:
                 scope="organization",
                 name="usd-month",
             ),
-            "All teams together have used $420.00 of $420.00 this month (rule usd-month of the organization). "
-            "Free again 2026-11-23 00:00 Europe/Berlin.",
+            (
+                "All teams together have used $420.00 of $420.00 this month (rule usd-month of the organization). "
+                "Free again 2026-11-23 00:00 Europe/Berlin."
+            ),
         ),
         (
             state(unit=Unit.CONCURRENT, per=None, used=4, limit=4, fits_at=None, name="concurrent"),
@@ -96,8 +113,10 @@ def test_the_contracts_own_sentence() -> None:
         ),
         (
             state(used=0, limit=0, amount=1, fits_at=None, unit=Unit.REQUESTS),
-            "Team design has used 0 of 0 requests today (rule images-day); this request asks for 1 request, "
-            "more than the limit, so it can never fit.",
+            (
+                "Team design has used 0 of 0 requests today (rule images-day); this request asks for 1 request, "
+                "more than the limit, so it can never fit."
+            ),
         ),
     ],
 )
@@ -109,12 +128,12 @@ def test_sentences(found: RuleState, sentence: str) -> None:
 @pytest.mark.parametrize(
     ("per", "unit", "kind"),
     [
-        *((per, unit, RateLimitExceeded) for per in (Per.MINUTE, Per.HOUR) for unit in (Unit.IMAGES, Unit.USD, Unit.REQUESTS)),
-        *((per, unit, InsufficientQuota) for per in (Per.DAY, Per.WEEK, Per.MONTH, Per.TOTAL) for unit in (Unit.IMAGES, Unit.USD, Unit.REQUESTS)),
+        *((per, unit, RateLimitExceeded) for per in (Per.MINUTE, Per.HOUR) for unit in COUNTED),
+        *((per, unit, InsufficientQuota) for per in CALENDAR_AND_TOTAL for unit in COUNTED),
         (None, Unit.CONCURRENT, RateLimitExceeded),
     ],
-)  # fmt: skip
-def test_the_window_decides_the_code(per: Per | None, unit: Unit, kind: type[GatewayError]) -> None:
+)
+def test_the_window_decides_the_code(per: Per | None, unit: Unit, kind: type[QuotaExceeded]) -> None:
     """Minute, hour and concurrent rules are rate limits, all others a quota, whatever they count."""
     error = told(state(per=per, unit=unit))
     assert type(error) is kind
@@ -155,11 +174,19 @@ def test_the_latest_reset_leads_and_all_are_listed() -> None:
     month = datetime.fromisoformat("2026-12-01T00:00:00+01:00").timestamp()
     error = told(
         state(per=Per.MINUTE, name="images-minute", fits_at=NOW + 3.5, limit=5, used=5),
-        state(per=Per.MONTH, unit=Unit.USD, name="usd-month", fits_at=month, limit=40_000_000, used=40_000_000, amount=80_000),
+        state(
+            per=Per.MONTH,
+            unit=Unit.USD,
+            name="usd-month",
+            fits_at=month,
+            limit=40_000_000,
+            used=4 * 10**7,
+            amount=80_000,
+        ),
         state(name="trial", mode="shadow", fits_at=month + 1),
         state(refused=False, name="fits"),
         state(),
-    )  # fmt: skip
+    )
     assert "(rule usd-month)" in error.message
     assert error.headers["retry-after"] == str(round(month - NOW))
     quota = error.extra["quota"]
@@ -271,8 +298,18 @@ def test_dollars_lose_nothing(micro: int) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(-3, "0s"), (0, "0s"), (0.01, "1s"), (59.2, "1m0s"), (60, "1m0s"), (360, "6m0s"), (3600, "1h0m0s"), (86_341, "23h59m1s"), (2_592_000, "720h0m0s")],
-)  # fmt: skip
+    [
+        (-3, "0s"),
+        (0, "0s"),
+        (0.01, "1s"),
+        (59.2, "1m0s"),
+        (60, "1m0s"),
+        (360, "6m0s"),
+        (3600, "1h0m0s"),
+        (86_341, "23h59m1s"),
+        (2_592_000, "720h0m0s"),
+    ],
+)
 def test_durations_have_openais_form(seconds: float, text: str) -> None:
     """Whole seconds, rounded up, in the form of OpenAI's own headers."""
     assert duration(seconds) == text

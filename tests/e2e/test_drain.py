@@ -7,10 +7,13 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from gateway.server import Gateway
+from tests.core import sample
 from tests.e2e import wire
 from tests.support import stream
 from tests.support.running import SECRETS, Running, base_config, running_gateway
@@ -135,6 +138,7 @@ def test_reloads_under_load_fail_nobody(gateway: Running, simulator: SimulatorTh
     log = gateway.log_text()
     assert "Traceback" not in log
     assert "Error while closing socket" not in log
+    assert "change detected" not in log, "the log is in the config's folder: it must not speak of itself"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["term", "int"])
@@ -201,6 +205,24 @@ def test_a_second_sigterm_loses_nothing(gateway: Running, simulator: SimulatorTh
     assert gateway.process.wait(10) == 0
     gateway.start()
     assert used(gateway, "twice") == {"images-day": 3, "concurrent": 0}
+
+
+@pytest.mark.parametrize("total", [30.0, 280.0, 299.0])
+def test_the_end_waits_for_any_request(tmp_path: Path, total: float) -> None:
+    """Workers get longer to end than an answer may take, though that time be raised while they run; and gunicorn opens
+    no socket of its own by which it could be told things.
+    """
+    settings = sample.settings()
+    settings = replace(
+        settings,
+        listen=replace(settings.listen, public=("127.0.0.1", 1), admin=("127.0.0.1", 2)),
+        upstream=replace(settings.upstream, total_timeout=total),
+        store=replace(settings.store, data_dir=str(tmp_path)),
+    )
+    server = Gateway(tmp_path / "config.yaml", lambda: settings)
+    server.metrics_folder.rmdir()
+    assert server.cfg.graceful_timeout >= max(300, total + 10)
+    assert server.cfg.control_socket_disable
 
 
 def heartbeat(pid: int) -> float:

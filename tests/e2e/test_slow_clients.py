@@ -25,7 +25,7 @@ EACH = 64 if FULL else 16  #: clients of a kind
 UPSTREAM_SECONDS = 18
 
 
-KEPT = 24.0  #: MB that a worker may keep
+KEPT = 40.0  #: MB that a worker may keep: the allocator returns little, but the next load takes of that again
 KEPT_FILES = 12
 
 

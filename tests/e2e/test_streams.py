@@ -22,7 +22,7 @@ MB = 1024 * 1024
 STREAMS = 64
 WAITING = 2000 if FULL else 400
 
-KEPT = 24.0  #: MB that a worker may keep of a load: the allocator gives back what it can, not all
+KEPT = 40.0  #: MB that a worker may keep: the allocator returns little, but the next load takes of that again
 KEPT_FILES = 12  #: store connections and idle connections to the upstream
 
 
@@ -142,7 +142,7 @@ def test_many_that_wait(loaded: Loaded) -> None:
     """Requests by the hundred that wait for the upstream cost little each, do not hinder one another, and all end."""
     (pid,) = stream.workers(loaded.gateway)
     worker = Worker(pid)
-    loaded.simulator.script({"latency": 4.0 if not FULL else 12.0, "times": WAITING})
+    loaded.simulator.script({"latency": 12.0 if FULL else 3.0, "times": WAITING})
 
     async def client() -> Heard:
         async with connected(loaded.gateway.url) as line:

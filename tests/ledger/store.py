@@ -18,7 +18,8 @@ from gateway.core.settlement import Settlement
 from gateway.core.windows import Calendar
 from gateway.ledger import scripts
 from gateway.ledger.base import Booking
-from tests.ledger.model import LEASE, Answer, State
+from tests.ledger.counters import State
+from tests.ledger.model import LEASE, Answer
 
 NAMESPACE = "test"
 NAMES = ("admit", "reserve", "settle", "beat", "usage")

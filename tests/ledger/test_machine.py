@@ -32,7 +32,8 @@ from gateway.core import settlement
 from gateway.core.quota import Charge, Grant, Per, Rule, Unit, charges
 from gateway.core.settlement import End, Settlement
 from gateway.ledger.base import Booking
-from tests.ledger.model import HOUR, MINUTE, SECOND, SLIDING, Answer, Model, end_of, first_day, window
+from tests.ledger.counters import HOUR, MINUTE, SECOND, SLIDING, end_of, first_day, window
+from tests.ledger.model import Answer, Model
 from tests.ledger.store import Mutant, Store, connected, loaded, numbers
 from tests.support.valkey import valkey
 
@@ -271,7 +272,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def _counters(self, seen: list[tuple[int, int | None]]) -> None:
         for found, (used, reset) in zip(self.known.values(), seen, strict=True):
-            expected = self.model.state(Charge(found, 0), refused=False)
+            expected = self.model.counters.state(Charge(found, 0), refused=False)
             assert (used, reset) == (expected.used, expected.reset), found.name
             if found.unit is not Unit.CONCURRENT:
                 taken = self._net(found)
@@ -350,7 +351,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 assert state.used <= state.limit or not state.refused, f"I1: {charge.rule.name}"
 
     def _set_clock(self, now: int) -> None:
-        self.store.now = self.model.now = now
+        self.store.now = self.model.counters.now = now
         self.highest = max(self.highest, now)
 
 

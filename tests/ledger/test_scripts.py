@@ -13,7 +13,8 @@ from gateway.core.quota import Charge, Grant, Per, Rule, Unit
 from gateway.core.windows import Calendar
 from gateway.ledger import scripts
 from gateway.ledger.base import Booking
-from tests.ledger.model import HOUR, LEASE, MINUTE, SECOND, Answer
+from tests.ledger.counters import HOUR, MINUTE, SECOND
+from tests.ledger.model import LEASE, Answer
 from tests.ledger.store import Store, connected, loaded
 from tests.support.valkey import valkey
 

@@ -1,0 +1,107 @@
+"""What counts, under which limit, until when: the counters of the reference model.
+
+Times are unix ms. A calendar window is known here by its first local day alone, so nothing of gateway.core.windows
+is needed to say when it begins or ends.
+"""
+
+import operator
+from bisect import bisect_left
+from collections import defaultdict
+from datetime import UTC, date, datetime, timedelta
+from functools import cache
+from itertools import accumulate
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
+
+from gateway.core.quota import Charge, Per, Rule, Unit
+
+SECOND, MINUTE, HOUR = 1_000, 60_000, 3_600_000
+SLIDING = {Per.MINUTE: MINUTE, Per.HOUR: HOUR}  # counted in sixtieths, of which the oldest counts whole
+
+
+class State(NamedTuple):
+    """What is said of one rule. reset: when its window is empty again; fit: when a refused order would fit."""
+
+    used: int
+    limit: int
+    reset: int | None
+    fit: int | None
+    refused: bool
+
+
+def window(rule: Rule, now: int) -> date | int:
+    """What a charge made now is booked under: the window's first day, or the number of the sixtieth."""
+    if rule.per in SLIDING:
+        return now // (SLIDING[rule.per] // 60)
+    return first_day(rule.per, rule.zone, now)
+
+
+def first_day(per: Per | None, zone: str, now: int) -> date:
+    today = datetime.fromtimestamp(now / 1000, ZoneInfo(zone)).date()
+    starts = {Per.DAY: today, Per.WEEK: today - timedelta(days=today.weekday()), Per.MONTH: today.replace(day=1)}
+    return starts.get(per or Per.TOTAL, date.min)
+
+
+@cache
+def end_of(per: Per, zone: str, at: date | int) -> int:
+    """The first moment at which what was taken at `at` counts no more."""
+    if isinstance(at, int):
+        return (at + 61) * (SLIDING[per] // 60)
+    before = int(datetime(at.year, at.month, at.day, tzinfo=UTC).timestamp()) * SECOND
+    moments = range(before, before + 40 * 24 * HOUR)
+    return moments[bisect_left(moments, 1, key=lambda moment: int(first_day(per, zone, moment) > at))]
+
+
+class Counters:
+    def __init__(self, now: int) -> None:
+        self.now = now
+        self._kept: dict[str, dict[date | int, int]] = defaultdict(dict)
+        self._holders: dict[str, set[str]] = defaultdict(set)
+
+    def take(self, rule: Rule, amount: int) -> date | int:
+        """Charge it; what it was charged to. What has left the window is forgotten with that."""
+        kept = self.live(rule)
+        at = max(kept) if kept and rule.per not in SLIDING else window(rule, self.now)  # only forward
+        self._kept[rule.counter] = kept | {at: kept.get(at, 0) + amount}
+        return at
+
+    def give_back(self, rule: Rule, at: date | int, amount: int) -> None:
+        """Into the window it was taken from; where the counter has moved on there is nothing to give back to."""
+        if at in self._kept[rule.counter]:
+            self._kept[rule.counter][at] -= max(0, amount)
+
+    def hold(self, counter: str, rid: str) -> None:
+        self._holders[counter].add(rid)
+
+    def free(self, counter: str, rid: str) -> None:
+        self._holders[counter].discard(rid)
+
+    def is_over(self, charge: Charge) -> bool:
+        return self.used(charge.rule) + charge.amount > self.limit(charge.rule)
+
+    def live(self, rule: Rule) -> dict[date | int, int]:
+        """What still counts on the rule's counter. A clock that went back opens no earlier window again."""
+        kept, now = self._kept[rule.counter], window(rule, self.now)
+        if isinstance(now, int):
+            return {at: amount for at, amount in kept.items() if isinstance(at, int) and at >= now - 60}
+        return {at: amount for at, amount in kept.items() if str(at) >= str(now)}
+
+    def used(self, rule: Rule) -> int:
+        return len(self._holders[rule.counter]) if rule.unit is Unit.CONCURRENT else sum(self.live(rule).values())
+
+    def limit(self, rule: Rule) -> int:
+        running = (g.amount for g in rule.grants if g.until is None or self.now < g.until * 1000)
+        return rule.limit + sum(running)
+
+    def state(self, charge: Charge, *, refused: bool) -> State:
+        rule, limit, used = charge.rule, self.limit(charge.rule), self.used(charge.rule)
+        reset = fit = None
+        if rule.per in SLIDING:
+            live = sorted(self.live(rule).items())
+            reset = max((end_of(rule.per, "", at) for at, amount in live if amount), default=None)
+            left = accumulate((amount for _, amount in live), operator.sub, initial=used)
+            fits = (at for (at, _), rest in zip(live, list(left)[1:], strict=True) if rest + charge.amount <= limit)
+            fit = next((end_of(rule.per, "", at) for at in fits), None)
+        elif rule.per not in (None, Per.TOTAL):
+            reset = fit = end_of(rule.per, rule.zone, max(self.live(rule), default=window(rule, self.now)))
+        return State(used, limit, reset, fit if refused and charge.amount <= limit else None, refused)
