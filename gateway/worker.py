@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from gateway import __version__, logs
 from gateway.accounts import Accounts
 from gateway.app import build_admin, build_app
 from gateway.core.catalog import Settings
+from gateway.core.errors import GatewayError
 from gateway.ledger.redis import RedisLedger
 from gateway.live import Live
 from gateway.metrics import Metrics, take_slot, tell_config
@@ -111,6 +113,13 @@ async def assembled(path: Path, settings: Settings, store_url: str, folder: Path
         await transport.aclose()
 
 
+def _unread(parts: Parts, request_id: str, client_ip: str, error: GatewayError) -> None:
+    """A head that was never whole has no exchange; who asks for it by its id finds it all the same."""
+    parts.tally.unread(error)
+    facts = {"request_id": request_id, "client_ip": client_ip, "endpoint": "other", "outcome": error.outcome}
+    logs.request({**facts, "code": error.code, "status": error.status})
+
+
 def _must_go_on(task: asyncio.Task[None]) -> None:
     """A worker that no longer renews, delivers or reloads looks well and is not: another takes its place."""
     if not task.cancelled() and (error := task.exception()) is not None:
@@ -189,7 +198,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # the package carries no typ
         config.admin_address = tuple(self.sockets[1].getsockname()[:2])
         config.doors = Doors(_most_connections())
         config.readiness = parts.readiness
-        config.unread = parts.tally.unread
+        config.unread = partial(_unread, parts)
         config.settings = parts.settings
         return config  # type: ignore[no-any-return]  # uvicorn's own, with settings of ours
 

@@ -59,7 +59,9 @@ def test_a_refused_request_lets_its_buffers_go(kind: type[GatewayError], no_coll
     async def send(message: Message) -> None:
         del message
 
-    scope = exchanges.bind({"type": "http", "method": "POST", "headers": [(b"host", b"x")]}, exchange)
+    scope = exchanges.bind(
+        {"type": "http", "method": "POST", "path": "/", "raw_path": b"/", "headers": [(b"host", b"x")]}, exchange
+    )
     asyncio.run(Refuse(app, failed=lambda _, __: None)(scope, receive, send))
     assert isinstance(exchange.error, kind)
     assert [each() for each in held] == [None]

@@ -139,22 +139,6 @@ def test_no_file_ends_the_looking(site: Site, text: bytes) -> None:
     run(test)
 
 
-def test_a_file_that_is_gone_is_told(site: Site) -> None:
-    """A file that was taken away is a problem like any other, and ends when it is put back."""
-    live = site.live()
-
-    async def test() -> None:
-        async with following(live):
-            site.path.unlink()
-            await until(lambda: site.refused)
-            assert str(site.path) in live.problems[0]
-            assert live().contact == "one@example.com"
-            site.write()
-            await until(lambda: not live.problems)
-
-    run(test)
-
-
 def test_sections_that_need_a_restart_are_named(site: Site) -> None:
     """A version with another store is refused whole, also the part of it that could change."""
     live = site.live()

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from starlette.applications import Starlette
-from starlette.routing import Route
+from starlette.routing import Route, Router
 
 from gateway import app as app_module
 from gateway.app import build_app
@@ -48,27 +47,33 @@ class Anything:
 
 
 @pytest.fixture(scope="module")
-def built() -> Starlette:
-    """The application of the public port, behind its health checks. It is never asked for anything here."""
+def common() -> list[Any]:
+    """The steps of every request, behind the health checks, and the router that they end in."""
     parts: Any = Anything()
     public: Any = build_app(parts)
-    gateway: Starlette = public.default
-    return gateway
+    return list(chain(public.args[-1]))
+
+
+@pytest.fixture(scope="module")
+def built(common: list[Any]) -> Router:
+    """The routes of the public port. They are never asked for anything here."""
+    router: Router = common[-1].args[0]
+    return router
 
 
 def names(apps: Iterator[object]) -> list[str]:
     return [type(app).__name__ for app in apps if type(app).__module__.startswith("gateway.pipeline.")]
 
 
-def test_the_drawing_is_the_order_that_is_built(built: Starlette) -> None:
+def test_the_drawing_is_the_order_that_is_built(common: list[Any], built: Router) -> None:
     """An order passes exactly the steps that app.py draws, in that order, and every step there is."""
     images = next(route.app for route in built.routes if isinstance(route, Route) and "generations" in route.path)
-    path = names(chain(built.build_middleware_stack())) + names(chain(images))
+    path = names(iter(common)) + names(chain(images))
     assert drawn() == path
     assert sorted(name.lower() for name in path) == STEPS
 
 
-def test_all_that_is_asked_with_a_key_passes_authenticate(built: Starlette) -> None:
+def test_all_that_is_asked_with_a_key_passes_authenticate(built: Router) -> None:
     """Behind the common steps every route begins with Authenticate, and only orders go further."""
     for route in built.routes:
         assert isinstance(route, Route)
@@ -77,7 +82,7 @@ def test_all_that_is_asked_with_a_key_passes_authenticate(built: Starlette) -> N
         assert (len(inside) > 1) == ("/images/" in route.path), route.path
 
 
-def test_the_drawing_has_the_routes(built: Starlette) -> None:
+def test_the_drawing_has_the_routes(built: Router) -> None:
     """The paths in the drawing are the paths that are served."""
     served = {route.path for route in built.routes if isinstance(route, Route)}
     paths = set(re.findall(r"/v1[\w/]+", DRAWING))

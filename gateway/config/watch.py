@@ -14,9 +14,9 @@ from watchfiles import awatch
 
 from gateway.config.file import LARGEST
 
-#: Milliseconds of quiet after which a burst of changes is one, and between two looks where none was reported.
-_QUIET = 50
-_LOOK = 1000
+#: Seconds of quiet after which a burst of changes is one, and between two looks where none was reported.
+_QUIET = 0.05
+_LOOK = 1.0
 
 #: Seconds that a file's bytes must stay the same before they are believed to be written to their end.
 _SETTLED = 0.1
@@ -25,7 +25,9 @@ _SETTLED = 0.1
 _AWAY = 2.0
 
 
-async def contents(path: Path, *, settled: float = _SETTLED, away: float = _AWAY) -> AsyncIterator[bytes | None]:
+async def contents(
+    path: Path, *, settled: float = _SETTLED, away: float = _AWAY, look: float = _LOOK
+) -> AsyncIterator[bytes | None]:
     """The file's bytes now, and again whenever they are others. Ends when its task is cancelled.
 
     A file that is away for a moment is waited for; None stands for one that stays away, or cannot be read.
@@ -34,7 +36,7 @@ async def contents(path: Path, *, settled: float = _SETTLED, away: float = _AWAY
     if last is not None:
         yield last
     missed: float | None = None
-    async for _ in _moments(path.parent):
+    async for _ in _moments(path.parent, look):
         data = await asyncio.to_thread(read, path)
         if data is not None:
             missed = None
@@ -52,16 +54,16 @@ async def contents(path: Path, *, settled: float = _SETTLED, away: float = _AWAY
             yield data
 
 
-async def _moments(folder: Path) -> AsyncIterator[None]:
-    """Times at which to look: whenever something in the folder changes, and every second all the same, for some file
-    systems report nothing, and links may point elsewhere.
+async def _moments(folder: Path, look: float) -> AsyncIterator[None]:
+    """Times at which to look: whenever something in the folder changes, and every `look` seconds all the same, for some
+    file systems report nothing, and links may point elsewhere.
     """
     watch = awatch(
         folder,
         recursive=False,
-        debounce=_QUIET,
-        step=_QUIET,
-        rust_timeout=_LOOK,
+        debounce=int(_QUIET * 1000),
+        step=int(_QUIET * 1000),
+        rust_timeout=int(look * 1000),
         yield_on_timeout=True,
         # With a filter of its own it would start the second anew at each change that it leaves out.
         watch_filter=None,
@@ -73,7 +75,7 @@ async def _moments(folder: Path) -> AsyncIterator[None]:
         pass
     while True:
         yield
-        await asyncio.sleep(_LOOK / 1000)
+        await asyncio.sleep(look)
 
 
 def read(path: Path) -> bytes | None:

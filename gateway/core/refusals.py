@@ -114,8 +114,7 @@ def _facts(state: RuleState) -> dict[str, object]:
         "limit": _number(rule.unit, state.limit),
         "used": _number(rule.unit, state.used),
         "requested": _number(rule.unit, state.amount),
-        "resets_at": iso(state.resets_at, rule.zone),
-        "fits_at": iso(state.fits_at, rule.zone),
+        "resets_at": iso(state.fits_at or state.resets_at, rule.zone),
     }
     return facts
 

@@ -72,6 +72,7 @@ _BILLING_PHRASES = (
     "insufficient credit",
     "out of credit",
     "no credit",
+    "credit balance",
     "billing",
 )
 

@@ -7,7 +7,6 @@ be after the client has left.
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway import exchange as exchanges
-from gateway import logs
 from gateway.core.errors import AuthenticationFailed, GatewayError
 from gateway.core.quota import MICRO, Verdict
 from gateway.core.settlement import End
@@ -59,20 +58,10 @@ class Tally:
         if isinstance(error, AuthenticationFailed):
             metrics.auth_failures.labels(error.reason, error.team).inc()
 
-    def unread(self, request_id: str, client_ip: str, error: GatewayError) -> None:
+    def unread(self, error: GatewayError) -> None:
         """A request was refused whose head was never whole, so that it had no exchange."""
         self.metrics.requests.labels("none", "other", "none", error.outcome).inc()
         self.metrics.errors.labels("none", error.code or "other").inc()
-        logs.request(
-            {
-                "request_id": request_id,
-                "client_ip": client_ip,
-                "endpoint": "other",
-                "outcome": error.outcome,
-                "code": error.code,
-                "status": error.status,
-            }
-        )
 
     def decided(self, exchange: Exchange, verdict: Verdict) -> None:
         """A verdict: who refused, and which shadow rules would have."""

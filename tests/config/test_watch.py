@@ -18,12 +18,12 @@ Seen = asyncio.Queue[bytes | None]
 
 
 @contextlib.asynccontextmanager
-async def watched(path: Path, *, settled: float = 0.1, away: float = 2.0) -> AsyncIterator[Seen]:
+async def watched(path: Path, *, settled: float = 0.1, away: float = 2.0, look: float = 1.0) -> AsyncIterator[Seen]:
     """What is seen of the file while the block runs."""
     seen: Seen = asyncio.Queue()
 
     async def follow() -> None:
-        async for data in contents(path, settled=settled, away=away):
+        async for data in contents(path, settled=settled, away=away, look=look):
             seen.put_nowait(data)
 
     task = asyncio.create_task(follow())
@@ -88,7 +88,7 @@ def test_a_change_is_seen_however_it_is_made(tmp_path: Path, replace: Callable[[
     async def test() -> None:
         async with watched(path) as seen:
             assert await soon(seen) == b"one"
-            for data in (b"two", b"three", b"two"):
+            for data in (b"two", b"one"):
                 replace(path, data)
                 assert await soon(seen) == data
             assert seen.empty()
@@ -142,15 +142,15 @@ def test_nothing_in_between_is_believed(tmp_path: Path) -> None:
     path.write_bytes(b"one")
 
     async def test() -> None:
-        async with watched(path, settled=0.5) as seen:
+        async with watched(path, settled=0.4) as seen:
             assert await soon(seen) == b"one"
             with path.open("wb") as file:
-                for _ in range(60):
+                for _ in range(40):
                     file.write(b"line\n")
                     file.flush()
                     await asyncio.sleep(0.01)
                     assert seen.empty()
-            assert await soon(seen, 5.0) == b"line\n" * 60
+            assert await soon(seen, 5.0) == b"line\n" * 40
             assert seen.empty()
 
     run(test)
@@ -162,13 +162,13 @@ def test_a_file_that_is_away_for_a_moment_is_waited_for(tmp_path: Path) -> None:
     path.write_bytes(b"one")
 
     async def test() -> None:
-        async with watched(path) as seen:
+        async with watched(path, look=0.2) as seen:
             assert await soon(seen) == b"one"
             path.unlink()
             await asyncio.sleep(0.2)
             path.write_bytes(b"one")
             with pytest.raises(TimeoutError):
-                await soon(seen, 1.3)
+                await soon(seen, 0.6)
 
     run(test)
 
@@ -179,13 +179,13 @@ def test_a_file_that_stays_away_is_told_once(tmp_path: Path) -> None:
     path.write_bytes(b"one")
 
     async def test() -> None:
-        async with watched(path, away=0.1) as seen:
+        async with watched(path, away=0.1, look=0.2) as seen:
             assert await soon(seen) == b"one"
             path.unlink()
             assert await soon(seen, 5.0) is None
             path.mkdir()
             with pytest.raises(TimeoutError):
-                await soon(seen, 1.3)
+                await soon(seen, 0.6)
             path.rmdir()
             path.write_bytes(b"one")
             assert await soon(seen) == b"one"
@@ -199,12 +199,12 @@ def test_a_folder_that_comes_late_or_is_replaced_is_looked_into(tmp_path: Path) 
     path = folder / "config.yaml"
 
     async def test() -> None:
-        async with watched(path, away=0.1) as seen:
+        async with watched(path, away=0.1, look=0.2) as seen:
             assert await soon(seen, 5.0) is None
             folder.mkdir()
             path.write_bytes(b"one")
             assert await soon(seen) == b"one"
-        async with watched(path) as seen:
+        async with watched(path, look=0.2) as seen:
             assert await soon(seen) == b"one"
             folder.rename(tmp_path / "old")
             folder.mkdir()

@@ -871,7 +871,7 @@ ANSWERED = (
     _answered(429, errors.UpstreamRateLimited, "takes no more requests right now", when="without"),
     *(
         _answered(status, errors.UpstreamFailed, f"answered {status} and made nothing")
-        for status in (300, 302, 304, 408, 409, 418, 451, 500, 501, 503, 505)
+        for status in (300, 302, 304, 408, 409, 418, 451, 500, 501, 503)
     ),
     *(
         Row(
@@ -963,7 +963,7 @@ OPAQUE = tuple(
     for when, on, upstream, answered, script in (
         *(
             (str(status), "roomy", str(status), False, Behaviour(status=status))
-            for status in (502, 504, *range(520, 530))
+            for status in (502, 504, 505, *range(520, 530), 599)
         ),
         ("silent", "impatient", "timeout", False, Behaviour(fault="hang")),
         ("silent after its head", "impatient", "timeout", True, Behaviour(fault="hang", after=10)),

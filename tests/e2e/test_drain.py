@@ -220,7 +220,7 @@ def test_the_end_waits_for_any_request(tmp_path: Path, total: float) -> None:
         store=replace(settings.store, data_dir=str(tmp_path)),
     )
     server = Gateway(tmp_path / "config.yaml", lambda: settings)
-    server.metrics_folder.rmdir()
+    server._leave()
     assert server.cfg.graceful_timeout >= max(300, total + 10)
     assert server.cfg.control_socket_disable
 

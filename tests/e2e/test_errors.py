@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 from zoneinfo import ZoneInfo
 
@@ -85,10 +85,14 @@ def test_each_refusing_rule_is_told(roomy: Watched) -> None:
     today = now.replace(hour=0, minute=0, second=0, microsecond=0)
     told = order("several", n=2)(roomy).error["quota"]
     # Two images of four cents are more than the day and the month can ever hold.
-    never = {"scope": "several", "resets_at": None}
+    midnight = (today + timedelta(days=1)).isoformat()
+    first = (today.replace(day=1) + timedelta(days=32)).replace(day=1).isoformat()
     images = {"rule": "images-day", "unit": "images", "per": "day", "limit": 1, "used": 1, "requested": 2}
     usd = {"rule": "usd-month", "unit": "usd", "per": "month", "limit": 0.04, "used": 0.04, "requested": 0.08}
-    assert told[:2] == [{**never, **images}, {**never, **usd}]
+    assert told[:2] == [
+        {"scope": "several", "resets_at": midnight, **images},
+        {"scope": "several", "resets_at": first, **usd},
+    ]
     last = told[2]
     assert [last[name] for name in ("rule", "per", "limit", "used", "requested")] == ["requests-hour", "hour", 1, 1, 1]
     assert 0 < (datetime.fromisoformat(last["resets_at"]) - now).total_seconds() <= 3661

@@ -22,7 +22,7 @@ MB = 1024 * 1024
 EACH = 64 if FULL else 16  #: clients of a kind
 
 #: For an answer. A client that reads nothing is let go ten seconds before that.
-UPSTREAM_SECONDS = 18
+UPSTREAM_SECONDS = 60 if FULL else 18
 
 
 KEPT = 40.0  #: MB that a worker may keep: the allocator returns little, but the next load takes of that again

@@ -112,7 +112,8 @@ def test_slow_uploads(loaded: Loaded) -> None:
 
     heard = asyncio.run(play())
     assert {answer.status for answer in heard} == {200}
-    assert worker.most_files - worker.files >= 2 * STREAMS, "all were open at once, on both sides"
+    # Less what was idle before and has been closed since.
+    assert worker.most_files - worker.files >= 2 * STREAMS - KEPT_FILES, "all were open at once, on both sides"
     check_worker(worker, peak=STREAMS * 1.0)
     loaded.check_account()
 

@@ -100,7 +100,7 @@ def site(one_site: Site) -> Site:
 
 def test_who_waits_is_served_in_the_order_of_arrival(site: Site) -> None:
     """Six requests for one slot go up one after the other, as they came, and all are answered."""
-    site.slow(1.5)
+    site.slow(0.8)
     sent = []
     for number in range(6):
         sent.append(site.send("one", f"number {number}"))
@@ -122,7 +122,7 @@ def test_a_slot_goes_on_at_once(site: Site) -> None:
 
 def test_the_wait_has_an_end(site: Site) -> None:
     """After `wait` the request is refused as it would have been at once, and nothing was charged or sent for it."""
-    site.slow(2.0)
+    site.slow(1.5)
     first = site.send("brief", "first")
     site.drawing(1)
     began = time.monotonic()
@@ -130,7 +130,7 @@ def test_the_wait_has_an_end(site: Site) -> None:
     waited = time.monotonic() - began
     assert (late.status, late.error["code"], late.header("retry-after")) == (429, "rate_limit_exceeded", "2")
     assert "concurrent" in late.error["message"]
-    assert 0.95 < waited < 1.9
+    assert 0.95 < waited < 1.45
     assert first.result().status == 200
     assert site.prompts == ["first"]
     line = Watched(site.gateway, site.simulator).request_line(late.header("x-request-id") or "")
@@ -140,18 +140,18 @@ def test_the_wait_has_an_end(site: Site) -> None:
 
 def test_without_wait_nobody_waits(site: Site) -> None:
     """A rule that says nothing of waiting refuses at once."""
-    site.slow(1.0)
+    site.slow(0.6)
     first = site.send("rude")
     site.drawing(1)
     began = time.monotonic()
     assert site.ask("rude").status == 429
-    assert time.monotonic() - began < 0.7
+    assert time.monotonic() - began < 0.5
     assert first.result().status == 200
 
 
 def test_who_leaves_loses_the_place_and_not_the_slot(site: Site) -> None:
     """A client that hangs up while it waits is gone at once, nothing goes up for it, and the one behind is next."""
-    site.slow(1.5)
+    site.slow(0.9)
     first = site.send("one", "first")
     site.drawing(1)
     with wire.connected(site.gateway.url) as leaving:
@@ -182,12 +182,12 @@ def test_edits_and_generations_wait_for_the_same_slot(site: Site) -> None:
 
 def test_what_no_slot_would_help_is_refused_at_once(site: Site) -> None:
     """A request that lacks images as well as a slot does not wait, and is told of the images."""
-    site.slow(1.0)
+    site.slow(0.6)
     first = site.send("mixed")
     site.drawing(1)
     began = time.monotonic()
     refused = site.ask("mixed")
-    assert time.monotonic() - began < 0.7
+    assert time.monotonic() - began < 0.5
     assert (refused.status, refused.error["code"]) == (429, "insufficient_quota")
     assert {fact["rule"] for fact in refused.error["quota"]} == {"concurrent", "images-day"}
     assert first.result().status == 200
@@ -195,14 +195,14 @@ def test_what_no_slot_would_help_is_refused_at_once(site: Site) -> None:
 
 def test_the_refusing_rule_says_how_long(site: Site) -> None:
     """Of two rules the one that lacks a slot decides whether an edit waits: the one for edits alone does not."""
-    site.slow(0.8)
+    site.slow(0.5)
     held = site.edit("uneven", "held")
     site.drawing(1)
     began = time.monotonic()
     assert site.edit("uneven").result().status == 429
-    assert time.monotonic() - began < 0.6
+    assert time.monotonic() - began < 0.4
     assert held.result().status == 200
-    site.slow(0.8, times=2)
+    site.slow(0.4, times=2)
     both = [site.send("uneven"), site.send("uneven")]
     site.drawing(2)
     assert site.edit("uneven", "waits").result().status == 200
@@ -212,7 +212,7 @@ def test_the_refusing_rule_says_how_long(site: Site) -> None:
 
 def test_a_shadow_rule_keeps_nobody_waiting(site: Site) -> None:
     """A rule that only reports neither refuses nor holds a request."""
-    site.slow(0.8, times=2)
+    site.slow(0.4, times=2)
     both = [site.send("shadowy"), site.send("shadowy")]
     site.drawing(2)
     assert [each.result().status for each in both] == [200, 200]
@@ -266,7 +266,7 @@ def pair(one_pair: Site) -> Site:
     """A gateway with two accounts that take one request each, both in good standing."""
     fresh(one_pair)
     # A good answer by each takes it back from where an earlier test may have put it.
-    one_pair.slow(0.3, times=2)
+    one_pair.slow(0.15, times=2)
     both = [one_pair.send("free"), one_pair.send("free")]
     assert {each.result().status for each in both} == {200}
     assert set(one_pair.accounts) == {"main", "second"}
@@ -281,7 +281,7 @@ def responses(site: Site, status: str) -> list[float]:
 def test_each_account_takes_as_much_as_it_may(pair: Site) -> None:
     """Of three requests two go up, one by each account, and the third is refused: overload, no quota of its team's."""
     before = responses(pair, "200")
-    pair.slow(1.5, times=2)
+    pair.slow(0.7, times=2)
     both = [pair.send("free"), pair.send("free")]
     pair.drawing(2)
     third = pair.ask("free")
@@ -311,8 +311,6 @@ NO_CREDIT = {"error": {"message": "You exceeded your current quota", "type": "x"
     ("answer", "status"),
     [
         pytest.param({"status": 401}, 502, id="401"),
-        pytest.param({"status": 403}, 502, id="403"),
-        pytest.param({"status": 402}, 503, id="402"),
         pytest.param({"status": 429, "body": NO_CREDIT}, 503, id="429 for its billing"),
     ],
 )
@@ -326,9 +324,9 @@ def test_an_account_that_will_not_have_us_is_left_alone(pair: Site, answer: dict
     assert pair.accounts == [refusing, *[other] * 5]
 
 
-@pytest.mark.parametrize("status", [400, 429, 500])
+@pytest.mark.parametrize("status", [429, 500])
 def test_an_answer_about_the_request_says_nothing_of_the_account(pair: Site, status: int) -> None:
-    """A refused order, a rate limit and a failure leave the account where it was: the next request goes by it."""
+    """A rate limit and a failure leave the account where it was: the next request goes by it."""
     pair.simulator.script({"status": status})
     pair.ask("free")
     assert pair.ask("free").status == 200
