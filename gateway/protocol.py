@@ -89,6 +89,10 @@ class Protocol(HttpToolsProtocol):
         if not self._left.done():
             self._left.set_result(None)
         super().connection_lost(exc)
+        # Whoever still works for it has the request's own scope. That names this connection's `abort`: with it here,
+        # all of both would stay until the garbage collector's next round.
+        self.cycle = self.scope = None  # type: ignore[assignment]  # as before the first request
+        self.pipeline.clear()
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:

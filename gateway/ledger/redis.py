@@ -78,6 +78,7 @@ class RedisLedger:
             retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
             decode_responses=True,
         )
+        self._pool = pool
         self._client: Redis = Redis.from_pool(pool)
         self._keys = scripts.keys(namespace)
         self._scripts = {
@@ -299,11 +300,36 @@ class RedisLedger:
                 call.answer.set_result(answer)
 
     async def _evaluate(self, calls: list[_Call], *, by_sha: bool) -> list[Any]:
-        pipe = self._client.pipeline(transaction=False)
-        for call in calls:
-            name, body = ("EVALSHA", call.script.sha) if by_sha else ("EVAL", call.script.text)
-            pipe.execute_command(name, body, len(self._keys), *self._keys, call.argument)
-        return await pipe.execute(raise_on_error=False)
+        """All calls in one write, and their answers; a script's error is its call's answer.
+
+        The commands are put together here and not by a pipeline of the library, which packs each of a dozen words
+        anew: most of them never change.
+        """
+        keys = self._keys
+        written = b"".join([call.script.command(keys, call.argument, by_sha=by_sha) for call in calls])
+        try:
+            return await self._exchange(written, len(calls))
+        except RedisConnectionError:
+            # A kept connection may have died while it was idle. Every script may be sent twice.
+            return await self._exchange(written, len(calls))
+
+    async def _exchange(self, written: bytes, expected: int) -> list[Any]:
+        connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
+        try:
+            await connection.send_packed_command(written)
+            answers: list[Any] = []
+            for _ in range(expected):
+                try:
+                    answers.append(await connection.read_response())
+                except ResponseError as error:
+                    answers.append(error)
+        except BaseException:
+            # What has not been read would be taken for the next call's answer.
+            await connection.disconnect(nowait=True)
+            raise
+        finally:
+            await self._pool.release(connection)
+        return answers
 
 
 def _give_up(answer: asyncio.Future[Any], due: float) -> None:

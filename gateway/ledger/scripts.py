@@ -32,12 +32,25 @@ class Script:
     text: str
     sha: str
 
+    def command(self, keys: tuple[str, ...], argument: bytes, *, by_sha: bool) -> bytes:
+        """The command that runs it, in RESP."""
+        begun = _begun("EVALSHA", self.sha, keys) if by_sha else _begun("EVAL", self.text, keys)
+        return b"%b$%d\r\n%b\r\n" % (begun, len(argument), argument)
+
 
 def load(name: str) -> Script:
     folder = files("gateway.ledger")
     parts = [(folder / f"{part}.lua").read_text("utf-8") for part in ("common", "records", name)]
     text = "#!lua\n" + "\n".join(parts)
-    return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+    sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+    return Script(name, text, sha)
+
+
+@lru_cache(maxsize=64)
+def _begun(verb: str, body: str, keys: tuple[str, ...]) -> bytes:
+    """A command up to its last word: of one script and one namespace it is always the same."""
+    words = [word.encode() for word in (verb, body, str(len(keys)), *keys)]
+    return b"*%d\r\n" % (len(words) + 1) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
 
 
 def dumps(ask: Mapping[str, object]) -> bytes:
