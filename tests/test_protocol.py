@@ -5,10 +5,12 @@ Beside all of it an honest client goes on, and is neither refused nor kept waiti
 
 import asyncio
 import contextlib
+import gc
 import json
 import resource
 import socket
 import time
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -450,3 +452,39 @@ def test_who_reads_slowly_is_not_let_go() -> None:
     left, seconds = asyncio.run(play())
     assert left == 0
     assert seconds > 3 * Impatient.stall_seconds
+
+
+@pytest.mark.parametrize("left_early", [False, True])
+def test_a_connection_that_ended_leaves_nothing(left_early: bool) -> None:
+    """What a connection and its requests held goes with it, not at the garbage collector's next round, which is far."""
+    begun = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        begun.set()
+        if left_early:
+            await scope["extensions"]["gateway.left"]
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def play() -> "weakref.ref[Protocol]":
+        async with served(app) as (url, state):
+            async with connected(url) as line:
+                await line.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                if not left_early:
+                    await line.answer()
+                await begun.wait()
+                (protocol,) = state.connections
+                assert isinstance(protocol, Protocol)
+                known = weakref.ref(protocol)
+                del protocol
+            await gone(state, seconds=5)
+            await asyncio.sleep(0)
+            return known
+
+    gc.collect()
+    gc.disable()
+    try:
+        known = asyncio.run(play())
+        assert known() is None
+    finally:
+        gc.enable()

@@ -41,7 +41,7 @@ local function take_slots(id, rec, ask, seen, states, now)
   if #rec.slots > 0 then redis.call('ZADD', LEASES, now + ask.lease, id) end
 end
 
--- Frees the slots of leases that ran out, unless the store is just back from being away.
+-- Frees the slots of leases that ran out, unless the store is just back from being away: true while it is.
 local function end_leases(now)
   local meta = redis.call('HMGET', META, 'last', 'grace')
   local last, grace = tonumber(meta[1] or now), tonumber(meta[2] or '0')
@@ -50,7 +50,7 @@ local function end_leases(now)
     redis.call('HSET', META, 'grace', grace)
   end
   redis.call('HSET', META, 'last', now)
-  if grace > now then return end
+  if grace > now then return true end
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, 200)) do
     local rec = record(id)
     if rec then

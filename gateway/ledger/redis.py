@@ -143,14 +143,14 @@ class RedisLedger:
     async def settle(self, rid: str, settlement: Settlement) -> bool:
         self._leases.discard(rid)
         try:
-            status, _ = await self._call("settle", scripts.settlement(rid, settlement))
+            status, before = await self._call("settle", scripts.settlement(rid, settlement))
         except StoreUnavailable:
             self._owe(rid, settlement)
             return True
         except asyncio.CancelledError:
             self._owe(rid, settlement)
             raise
-        return bool(status == 1)
+        return bool(status == 1 and before != End.PRESUMED)
 
     async def states(self, rules: Sequence[Rule]) -> list[RuleState]:
         now = self._now()
@@ -163,7 +163,7 @@ class RedisLedger:
         for team, zone in teams:
             for period in scripts.periods(team, zone, self._calendar.bounds(Per.DAY, zone, now).start):
                 pipe.hgetall(prefix + period)
-        read = await self._timed("usage", asyncio.wait_for(pipe.execute(), DECISION))
+        read = await self._timed("usage", _within(DECISION, pipe.execute()))
         tables = [{field: int(value) for field, value in table.items()} for table in read]
         return {team: {"day": tables[2 * i], "month": tables[2 * i + 1]} for i, (team, _) in enumerate(teams)}
 
@@ -202,7 +202,8 @@ class RedisLedger:
             else:
                 self._failed.clear()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._failed.wait(), BEAT)
+                    async with asyncio.timeout(BEAT):  # wait_for of Python 3.11 may swallow the order to end
+                        await self._failed.wait()
 
     async def close(self) -> None:
         """Deliver what is owed if that can be done now, and let the connections go."""
@@ -227,7 +228,11 @@ class RedisLedger:
     async def _deliver(self) -> None:
         owed = list(self._owed.items())
         for i in range(0, len(owed), TOGETHER):
-            await asyncio.gather(*(self._hand_over(rid, settlement) for rid, settlement in owed[i : i + TOGETHER]))
+            handed = (self._hand_over(rid, settlement) for rid, settlement in owed[i : i + TOGETHER])
+            # One end that the store will not take must not keep back all behind it.
+            for result in await asyncio.gather(*handed, return_exceptions=True):
+                if isinstance(result, BaseException) and not isinstance(result.__cause__, ResponseError):
+                    raise result
 
     async def _hand_over(self, rid: str, settlement: Settlement) -> None:
         await self._call("settle", scripts.settlement(rid, settlement))
@@ -258,10 +263,13 @@ class RedisLedger:
 
     async def _timed(self, operation: str, answer: Awaitable[Any]) -> Any:
         began = time.perf_counter()
-        failed = True
+        failed: bool | None = True
         try:
             result = await answer
             failed = False
+        except asyncio.CancelledError:
+            failed = None  # nobody waits any more: that says nothing of the store
+            raise
         except (RedisError, OSError, TimeoutError) as exc:
             # A store that answers with an error (out of memory, read-only) is there: only silence closes the door.
             if not isinstance(exc, ResponseError):
@@ -270,7 +278,8 @@ class RedisLedger:
             self.trouble = _kind(exc)
             raise StoreUnavailable(_AWAY) from exc
         finally:
-            self._observe(operation, time.perf_counter() - began, failed)
+            if failed is not None:
+                self._observe(operation, time.perf_counter() - began, failed)
         self.up = self.contacted = True
         return result
 
@@ -282,7 +291,8 @@ class RedisLedger:
 
     async def _send(self, calls: list[_Call]) -> None:
         try:
-            async with self._lanes:
+            # The library's limits hold for each of its tries and greetings: together they would keep a lane for long.
+            async with self._lanes, asyncio.timeout(2 * DECISION):
                 answers = await self._evaluate(calls, by_sha=True)
                 unknown = [i for i, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
                 if unknown:
@@ -330,6 +340,11 @@ class RedisLedger:
         finally:
             await self._pool.release(connection)
         return answers
+
+
+async def _within(seconds: float, answer: Awaitable[Any]) -> Any:
+    async with asyncio.timeout(seconds):
+        return await answer
 
 
 def _give_up(answer: asyncio.Future[Any], due: float) -> None:

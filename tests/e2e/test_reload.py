@@ -1,5 +1,6 @@
 """A saved config takes effect in all workers within two seconds, whole or not at all, and costs no request."""
 
+import contextlib
 import hashlib
 import io
 import os
@@ -101,8 +102,13 @@ class Site:
         return found
 
     def workers(self) -> set[int]:
-        children = Path(f"/proc/{self.gateway.pid}/task/{self.gateway.pid}/children").read_text().split()
-        return {int(pid) for pid in children if b"valkey" not in Path(f"/proc/{pid}/cmdline").read_bytes()}
+        found = set()
+        for pid in Path(f"/proc/{self.gateway.pid}/task/{self.gateway.pid}/children").read_text().split():
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                command = Path(f"/proc/{pid}/cmdline").read_bytes()
+                if command and b"valkey" not in command:
+                    found.add(int(pid))
+        return found
 
     def page(self) -> str:
         return self._shown("/")

@@ -79,13 +79,13 @@ def upload(key: str, length: int) -> bytes:
     return wire.edit(key, wire.image(wire.png(length=length)), wire.text("prompt", "a lighthouse"))
 
 
-def check_worker(worker: Worker, *, peak: float) -> None:
-    """peak: MB that it may have grown at most."""
+def check_worker(worker: Worker, *, peak: float, kept: float = KEPT) -> None:
+    """peak, kept: MB that it may have grown at most, and in the end."""
     wait_until(lambda: worker.more_files <= KEPT_FILES, seconds=10)
     files = worker.most_files - worker.files
     print(f"peak {worker.peak:.1f} MB, kept {worker.growth:.1f} MB, files {files}, kept {worker.more_files}")
     assert worker.peak < peak
-    assert worker.growth < KEPT
+    assert worker.growth < kept
 
 
 def test_slow_uploads(loaded: Loaded) -> None:
@@ -166,7 +166,7 @@ def test_many_that_wait(loaded: Loaded) -> None:
     assert {answer.status for answer in heard} == {200}
     assert loaded.simulator.record.totals.peak_in_flight == WAITING
     print(f"{worker.peak * 1000 / WAITING:.1f} KB for each that waited")
-    check_worker(worker, peak=WAITING * 0.1)
+    check_worker(worker, peak=WAITING * 0.1, kept=max(KEPT, WAITING * 0.05))
     loaded.check_account()
 
 

@@ -121,14 +121,17 @@ class Model:
         return 1, before
 
     def beat(self, renew: Sequence[str]) -> list[tuple[str, int, int]]:
-        """Renew leases, presume what is overdue (told as team, images, cost), forget what is old."""
+        """Renew leases, presume what is overdue (told as team, images, cost), forget what is old.
+
+        In the grace after an outage nothing is presumed: the ends of that time are still being delivered.
+        """
         for rid in renew:
             if rid in self.reservations and self.reservations[rid].lease is not None:
                 self.reservations[rid].lease = self.now + LEASE
         self._end_leases()
         presumed = []
         for rid, mine in sorted(self.reservations.items(), key=lambda item: (item[1].due or 0, item[0])):
-            if mine.due is not None and mine.due <= self.now:
+            if self.grace <= self.now and mine.due is not None and mine.due <= self.now:
                 self._free(rid)
                 mine.due = None
                 if mine.state == "admitted":

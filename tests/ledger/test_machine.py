@@ -298,6 +298,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert not self.store.look()[0]["leases"], "I7"
         self.go_on(DEADLINE)
         self.beat(set())
+        self.go_on_busily(seconds=35, renew=set())  # nothing is presumed in the grace after that silence
         assert not self.store.look()[0]["open"], "I2"
 
     # The history
@@ -403,7 +404,7 @@ MUTANTS = {
     "slots without a lease": Mutant("reserve", "redis.call('ZADD', LEASES, now + ask.lease, id)", ""),
     "leases that do not end": Mutant("beat", "      free_slots(rec)\n      keep(id, rec)", "      keep(id, rec)"),
     "leases that cannot be renewed": Mutant("beat", "redis.call('ZADD', LEASES, 'XX', now + ask.lease, id)", ""),
-    "leases that end at once after an outage": Mutant("beat", "if grace > now then return end", ""),
+    "leases that end at once after an outage": Mutant("beat", "if grace > now then return true end", ""),
     "a slot is not freed at the end": Mutant("settle", "\nfree_slots(rec)\n", "\n"),
     "settles twice": Mutant(
         "settle", "if before == 'committed' or before == 'refunded' then return", "if false then return"
@@ -470,6 +471,8 @@ def tour(machine: LedgerMachine) -> None:
     check(machine.settle(rid="s1", ends=["presumed", "presumed", "committed", "refunded"]))
     check(machine.reserve(rid="s2", team="a", order=hd))
     check(machine.go_on(ms=DEADLINE))
+    check(machine.beat(renew=set()))
+    check(machine.go_on_busily(seconds=35, renew=set()))
     check(machine.beat(renew=set()))
     check(machine.settle(rid="s2", ends=["refunded"]))
     # edits: slots first, the rest later

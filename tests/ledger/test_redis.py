@@ -24,7 +24,7 @@ from gateway.core.quota import Charge, Per, Rule, Unit, Verdict
 from gateway.ledger import scripts
 from gateway.ledger.base import Booking
 from gateway.ledger.embedded import EmbeddedStore
-from gateway.ledger.redis import OWED, Presumed, RedisLedger
+from gateway.ledger.redis import CONNECTIONS, OWED, Presumed, RedisLedger
 from tests.ledger.store import CLOCK, connected
 from tests.support.valkey import valkey
 
@@ -197,11 +197,15 @@ def test_500_at_once_never_wait_for_a_connection_in_vain(url: str) -> None:
 
 @dataclass
 class Proxy:
-    """Between the ledger and its store. lose: how many more replies to lose, with the connection they come on."""
+    """Between the ledger and its store. lose: how many more replies to lose, with the connection they come on.
+
+    silent: connections made now, and all that are open, say nothing any more and are never closed.
+    """
 
     target: str
     writes: list[bytes] = field(default_factory=list)
     lose: int = 0
+    silent: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -225,7 +229,10 @@ class Proxy:
         up.close()
 
     async def _replies(self, up: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        silent = self.silent
         while chunk := await up.read(1 << 20):
+            if silent.is_set():
+                continue
             if self.lose and b"EVALSHA" in self.writes[-1]:
                 self.lose -= 1
                 break
@@ -420,6 +427,46 @@ def test_slots_of_an_upload_that_an_outage_overtook_come_free(store: EmbeddedSto
     asyncio.run(main())
 
 
+def test_connections_that_never_answer_do_not_stand_in_the_way(url: str) -> None:
+    """A host that fell silent holds no connection for ever: when new ones reach the store it is used within 5 s."""
+
+    async def main() -> None:
+        async with proxied(url) as (proxy, address), working(address) as ledger:
+            await reserve(ledger, "before")
+            proxy.silent.set()
+            asking = []
+            for i in range(3 * CONNECTIONS):  # each in a turn of its own, so each in a write of its own
+                asking.append(asyncio.create_task(reserve(ledger, f"r{i}")))
+                await asyncio.sleep(0.001)
+            answers = await asyncio.gather(*asking, return_exceptions=True)
+            assert {type(answer) for answer in answers} == {StoreUnavailable}
+            proxy.silent = asyncio.Event()
+            await until(lambda: _admitted(ledger, f"after{time.monotonic_ns()}"), True)
+            await until(lambda: used(ledger), 2)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_a_worker_that_leaves_as_the_store_goes_does_leave(url: str, turns: int) -> None:
+    """The beat ends when it is told to, even in the very moment in which it hears of a failure."""
+
+    async def main() -> None:
+        async with working(url, beating=False) as ledger:
+            beat = asyncio.create_task(ledger.run())
+            await until(lambda: _value(len(ledger._tasks)), 0)
+            await asyncio.sleep(0.01)
+            ledger._failed.set()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            beat.cancel()
+            done, _ = await asyncio.wait({beat}, timeout=RETURN_LIMIT)
+            assert done
+            assert beat.cancelled()
+
+    asyncio.run(main())
+
+
 def test_refused_requests_of_an_outage_do_not_crowd_out_an_end(store: EmbeddedStore) -> None:
     """However many are refused while the store is away, what was delivered before is booked when it is back."""
 
@@ -544,7 +591,8 @@ def test_a_charge_that_nobody_ends_is_presumed(url: str) -> None:
             await reserve(lost, "r")
             await until(lambda: booked(ledger, "unknown"), 1)
             assert seen.presumed == [("design", LABELS, 1, 40_000)]
-            assert await lost.settle("r", settlement.refunded(sent=True))
+            # It is corrected, and said to have been ended (and so counted) before.
+            assert not await lost.settle("r", settlement.refunded(sent=True))
             assert (await booked(ledger, "unknown"), await used(ledger)) == (0, 0)
 
     asyncio.run(main())

@@ -268,6 +268,14 @@ def test_an_end_is_final_and_says_which_it_was(store: Store) -> None:
     assert untouched(store, [IMAGES, SLOTS]) == before
 
 
+def long_after(store: Store) -> None:
+    """The deadline passes in silence, and then the grace in which the ends of an outage are still delivered."""
+    store.now += store.deadline
+    for _ in range(4):
+        assert store.beat([]) == []
+        store.now += 9 * SECOND
+
+
 @pytest.mark.parametrize(
     ("late", "images", "books"),
     [
@@ -283,7 +291,7 @@ def test_a_late_outcome_replaces_a_presumption_once(
     """Presumed by the gateway or past its deadline, a charge is unknown; within 24 h its true end corrects it, once."""
     order(store, "r", IMAGES, n=3, cost=120_000)
     if by_beat:
-        store.now += store.deadline
+        long_after(store)
         assert store.beat([]) == [("design", 3, 120_000)]
         assert store.beat([]) == []
     else:
@@ -316,7 +324,7 @@ def test_many_overdue_charges_are_presumed_a_part_at_a_time(store: Store) -> Non
     """What 120 lost requests leave is presumed by three beats, each once, so that no beat holds the store up."""
     for i in range(120):
         order(store, f"r{i}", replace(IMAGES, limit=1000))
-    store.now += store.deadline
+    long_after(store)
     told = [len(store.beat([])) for _ in range(4)]
     assert told == [50, 50, 20, 0]
     assert booked(store)["design:2026-11-17 unknown"] == 120
