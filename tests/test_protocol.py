@@ -190,7 +190,9 @@ def test_the_second_head_on_a_connection_must_come_in_time_too(gateway: Running)
 
 
 def test_a_body_must_not_stall_or_trickle(gateway: Running, simulator: SimulatorThread) -> None:
-    """A body that stops, and one that never stops coming, get a 408 at their deadlines; the upstream made nothing."""
+    """A body that stops, and one that never stops coming, get a 408 at their deadlines; the upstream made nothing, and
+    the seconds that their clients took are not counted as our own time.
+    """
     simulator.record.clear()
     starts = [
         wire.head(wire.GENERATIONS, "Content-Length: 1000", key=KEY) + b'{"prompt": "',
@@ -219,6 +221,7 @@ def test_a_body_must_not_stall_or_trickle(gateway: Running, simulator: Simulator
                 *(refused(start) for start in starts), *(refused(start, *[b"a"] * 100) for start in starts)
             )
 
+    lines = len(gateway.requests_logged())
     before = simulator.record.totals.incomplete
     *stalled, third, fourth = asyncio.run(play())
     for heard, _ in (*stalled, third, fourth):
@@ -227,18 +230,10 @@ def test_a_body_must_not_stall_or_trickle(gateway: Running, simulator: Simulator
     assert all(TOTAL_SECONDS - EARLY <= seconds < TOTAL_SECONDS + MARGIN for _, seconds in (third, fourth))
     wait_until(lambda: simulator.record.totals.incomplete == before + 2)
     assert all(request.endpoint == "generations" for request in simulator.record.requests if request.complete)
-
-
-def test_a_clients_slowness_is_not_our_own_time(gateway: Running) -> None:
-    """The seconds in which a body stalled are not counted as the gateway's overhead."""
-    before = len(gateway.requests_logged())
-    head = wire.head(wire.GENERATIONS, "Content-Length: 100", key=KEY)
-    asyncio.run(told(gateway.url, head, limit=10))
-    wait_until(lambda: len(gateway.requests_logged()) > before)
-    line = gateway.requests_logged()[-1]
-    assert (line["code"], line["status"]) == ("request_timeout", 408)
-    assert line["total_ms"] >= (IDLE_SECONDS - EARLY) * 1000
-    assert line["overhead_ms"] < 500
+    late = [line for line in gateway.requests_logged()[lines:] if line.get("code") == "request_timeout"]
+    assert len(late) == 4
+    assert all(line["total_ms"] >= (IDLE_SECONDS - EARLY) * 1000 for line in late)
+    assert all(line["overhead_ms"] < 500 for line in late)
 
 
 def test_http_1_0_is_served_and_ends(gateway: Running) -> None:
@@ -331,7 +326,7 @@ def test_idle_connections_by_the_hundred_are_let_go(gateway: Running) -> None:
 def test_connections_beyond_the_file_limit_are_turned_away(simulator: SimulatorThread) -> None:
     """With 128 descriptors for all: a flood of connections is closed at the door, and whoever is inside is served."""
     config = base_config(upstream=simulator.base_url)
-    config["request_limits"] = {"header_timeout": "3s", "max_inflight_per_worker": 50}
+    config["request_limits"] = {"header_timeout": "2s", "max_inflight_per_worker": 50}
 
     async def play(gateway: Running) -> tuple[int, int]:
         (worker,) = stream.workers(gateway)
@@ -339,7 +334,7 @@ def test_connections_beyond_the_file_limit_are_turned_away(simulator: SimulatorT
             await client.has(1)
             lines = [await stack.enter_async_context(connected(gateway.url)) for _ in range(400)]
             ends = [asyncio.create_task(line.ended(10)) for line in lines]
-            await asyncio.wait(ends, timeout=1.5)
+            await asyncio.wait(ends, timeout=1.0)
             turned_away = sum(end.done() for end in ends)
             await client.has(len(client.answers) + 5)
             health = wire.ask(gateway.admin_url, wire.head("/livez", key=None, method="GET", content_type=None))

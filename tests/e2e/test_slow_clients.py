@@ -25,7 +25,8 @@ EACH = 64 if FULL else 16  #: clients of a kind
 UPSTREAM_SECONDS = 60 if FULL else 18
 
 
-KEPT = 40.0  #: MB that a worker may keep: the allocator returns little, but the next load takes of that again
+#: MB that a worker may keep: the allocator returns little, but the next load takes of that again.
+KEPT = 160.0 if FULL else 40.0
 KEPT_FILES = 12
 
 
