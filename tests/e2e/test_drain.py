@@ -217,8 +217,8 @@ def heartbeat(pid: int) -> float:
 
 
 def test_a_reload_that_waits_loses_nothing(gateway: Running, simulator: SimulatorThread) -> None:
-    """While a reload waits for a long request: its worker goes on giving signs of life, without which it would be killed
-    with it after a minute; and a store that dies is started again, so that orders are taken and the long one is charged.
+    """While a reload waits for a long request its worker goes on giving signs of life, without which it would be killed
+    with it after a minute; and a store that dies is started again: orders are taken, and the long one is charged.
     """
     simulator.script({"latency": 6.0})
     (old,) = stream.workers(gateway)

@@ -133,7 +133,7 @@ def kill(store: EmbeddedStore, number: int) -> None:
 
 
 def kill_kept(store: EmbeddedStore) -> None:
-    """End the server at once, after all that was written has reached the disk: otherwise its last writes may be lost."""
+    """End the server at once, after all that was written has reached the disk: else its last writes may be lost."""
     with connected(store.url) as client:
         client.set("written", "last")
         assert client.waitaof(1, 0, 5000) == [1, 0]
