@@ -29,7 +29,7 @@ for _, id in ipairs(back and {} or redis.call('ZRANGEBYSCORE', OPEN, '-inf', now
   end
 end
 
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', ENDED, '-inf', now, 'LIMIT', 0, 200)) do
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', ENDED, '-inf', now, 'LIMIT', 0, 1000)) do
   redis.call('ZREM', ENDED, id)
   redis.call('HDEL', RECORDS, id)
 end

@@ -5,8 +5,8 @@ What it promises:
   however that ends, and no process id has to be trusted: `lock` is held by the gateway, `server.lock` by the server,
   which inherits it. A server that a killed gateway left over is ended in order before another one starts.
 - Only this user reaches it: no TCP port, a socket of mode 0600 in a directory of mode 0700 that we own.
-- What was acknowledged survives the end of any process (the append-only file is written before the answer); a loss
-  of power may cost its last second (``appendfsync everysec``).
+- What was acknowledged survives the end of any process, and a loss of power: it is on disk before it is said
+  (``appendfsync always``; with ``everysec`` a write may still wait behind an fsync when the server is killed).
 
 What it does not: share its data with other hosts, or survive their loss. Everything here is synchronous and belongs
 to the process that called `start`; in a forked child `poll` and `stop` do nothing, and the lock is given up.

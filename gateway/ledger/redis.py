@@ -93,7 +93,7 @@ class RedisLedger:
         self._tasks: set[asyncio.Task[None]] = set()
         self._leases: set[str] = set()
         self._owed: dict[str, Settlement] = {}
-        self._failed = asyncio.Event()
+        self._awaited = asyncio.Event()  # the next beat need not be waited for: a call has failed, an end is owed
         self.up = False
         self.contacted = False  #: whether the store ever answered
         self.trouble = ""  #: what kind of error the last failed call had; never its words, which may hold a secret
@@ -192,6 +192,7 @@ class RedisLedger:
         renewed = 0.0
         while True:
             due = asyncio.get_running_loop().time() - renewed >= RENEWAL
+            self._awaited.clear()
             try:
                 await self._beat(list(self._leases) if due or not self.up else [])
                 if due:
@@ -200,10 +201,9 @@ class RedisLedger:
             except StoreUnavailable:
                 await asyncio.sleep(PROBE)
             else:
-                self._failed.clear()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(BEAT):  # wait_for of Python 3.11 may swallow the order to end
-                        await self._failed.wait()
+                        await self._awaited.wait()
 
     async def close(self) -> None:
         """Deliver what is owed if that can be done now, and let the connections go."""
@@ -224,6 +224,7 @@ class RedisLedger:
         self._leases.discard(rid)
         if len(self._owed) < OWED:
             self._owed[rid] = settlement
+            self._awaited.set()
 
     async def _deliver(self) -> None:
         owed = list(self._owed.items())
@@ -274,7 +275,7 @@ class RedisLedger:
             # A store that answers with an error (out of memory, read-only) is there: only silence closes the door.
             if not isinstance(exc, ResponseError):
                 self.up = False
-                self._failed.set()
+                self._awaited.set()
             self.trouble = _kind(exc)
             raise StoreUnavailable(_AWAY) from exc
         finally:

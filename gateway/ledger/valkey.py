@@ -30,7 +30,7 @@ OPTIONS = {
     "unixsocketperm": "600",
     "daemonize": "no",
     "appendonly": "yes",
-    "appendfsync": "everysec",
+    "appendfsync": "always",  # a decision is only told once it is on disk; calls at once share one write
     "aof-load-truncated": "yes",  # a half-written last command was never acknowledged
     "save": "",
     "maxmemory-policy": "noeviction",  # an evicted counter would be a forgotten limit

@@ -466,7 +466,7 @@ def test_a_worker_that_leaves_as_the_store_goes_does_leave(url: str, turns: int)
             beat = asyncio.create_task(ledger.run())
             await until(lambda: _value(len(ledger._tasks)), 0)
             await asyncio.sleep(0.01)
-            ledger._failed.set()
+            ledger._awaited.set()
             for _ in range(turns):
                 await asyncio.sleep(0)
             beat.cancel()
