@@ -17,7 +17,7 @@ from tests.support.rawserver import OK, Peer, RawServer, answering
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
-pytestmark = pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+pytestmark = [pytest.mark.slow, pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])]
 
 
 async def call(transport: Transport, server: RawServer, progress: Progress | None = None) -> bytes:

@@ -28,6 +28,8 @@ from tests.support.simulated import SimulatorThread, running_simulator
 from tests.support.site import wait_until
 from tests.support.stream import Heard, connected
 
+pytestmark = pytest.mark.slow
+
 HEAD_SECONDS = 1.0
 IDLE_SECONDS = 1.0
 TOTAL_SECONDS = 2.0

@@ -44,6 +44,7 @@ def test_a_byte_order_mark_is_no_error() -> None:
     assert parse(b"\xef\xbb\xbf" + SMALLEST.encode(), Path("c.yaml")).config.timezone == "UTC"
 
 
+@pytest.mark.slow
 def test_deep_nesting_ends_in_an_error() -> None:
     """A file of brackets neither hangs nor breaks the parser."""
     assert refusal(b"[" * 50_000) == "c.yaml:1:1: the file is nested too deeply"

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -9,6 +10,8 @@ from gateway.config.compile import compile_settings
 from gateway.config.file import parse
 from gateway.config.problems import ConfigErrors
 from tests.config.conftest import PRICED
+
+pytestmark = pytest.mark.slow
 
 CONFIG = f"""{PRICED}
 timezone: Europe/Berlin

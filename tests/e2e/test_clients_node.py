@@ -16,7 +16,7 @@ from PIL import Image
 from tests.simulator.pictures import decoded, encoded, mask, png
 from tests.support.site import Site, documented, picture, running_site
 
-pytestmark = [pytest.mark.npm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.npm, pytest.mark.timeout(300)]
 
 DATA = Path(__file__).parent.parent / "data" / "clients"
 INSTALL_LIMIT = 240.0  # seconds

@@ -18,6 +18,8 @@ from tests.support.processes import Family, family, seconds_until
 from tests.support.running import NO_TLS, free_port
 from tests.support.site import picture, wait_until
 
+pytestmark = pytest.mark.slow
+
 GATEWAY = [sys.executable, "-m", "gateway"]
 END_LIMIT = 20.0  # seconds
 

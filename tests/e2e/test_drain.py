@@ -21,6 +21,8 @@ from tests.support.simulated import SimulatorThread, running_simulator
 from tests.support.site import team, wait_until
 from tests.support.stream import Heard, connected
 
+pytestmark = pytest.mark.slow
+
 CLIENTS = 20
 RELOADS = 3
 

@@ -32,6 +32,8 @@ from tests.support.simulated import SimulatorThread, running_simulator
 from tests.support.site import team, wait_until
 from tests.support.stream import FULL, connected
 
+pytestmark = pytest.mark.slow
+
 WORKERS = 4
 CLIENTS = 12
 REQUESTS = 300

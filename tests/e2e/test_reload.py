@@ -23,6 +23,8 @@ from tests.support.running import SECRETS, Running, base_config, running_gateway
 from tests.support.simulated import API_KEY, SimulatorThread, running_simulator
 from tests.support.site import team, wait_until
 
+pytestmark = pytest.mark.slow
+
 WORKERS = 2
 
 #: Seconds in which a saved change has to be in force everywhere, and as much again for a machine that is busy.

@@ -15,6 +15,8 @@ from tests.support.running import NO_TLS, Running, base_config, running_gateway
 from tests.support.simulated import SimulatorThread, running_simulator
 from tests.support.site import wait_until
 
+pytestmark = pytest.mark.slow
+
 BACK = 5.0  # seconds in which the store must be back
 STARTED = 10.0  # seconds in which a killed gateway is gone, and another one there
 

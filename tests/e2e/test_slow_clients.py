@@ -18,6 +18,8 @@ from tests.support.simulated import SimulatorThread, running_simulator
 from tests.support.site import team, wait_until
 from tests.support.stream import FULL, Worker, connected
 
+pytestmark = pytest.mark.slow
+
 MB = 1024 * 1024
 EACH = 64 if FULL else 16  #: clients of a kind
 

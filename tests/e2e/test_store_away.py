@@ -18,6 +18,8 @@ from tests.support.running import running_gateway
 from tests.support.simulated import SimulatorThread
 from tests.support.site import wait_until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStore]:

@@ -18,6 +18,8 @@ from tests.support.simulated import SimulatorThread, running_simulator
 from tests.support.site import team, wait_until
 from tests.support.stream import FULL, Heard, Worker, connected
 
+pytestmark = pytest.mark.slow
+
 MB = 1024 * 1024
 STREAMS = 64
 WAITING = 2000 if FULL else 400

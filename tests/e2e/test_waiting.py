@@ -15,6 +15,8 @@ from tests.support.running import SECRETS, Running, base_config, running_gateway
 from tests.support.simulated import API_KEY, SimulatorThread, running_simulator
 from tests.support.site import team, wait_until
 
+pytestmark = pytest.mark.slow
+
 OTHER_KEY = "sk-simulator-second-4321"
 
 TEAMS: dict[str, dict[str, Any]] = {

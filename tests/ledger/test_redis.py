@@ -28,6 +28,8 @@ from gateway.ledger.redis import CONNECTIONS, OWED, Presumed, RedisLedger
 from tests.ledger.store import CLOCK, connected
 from tests.support.valkey import valkey
 
+pytestmark = pytest.mark.slow
+
 DECISION_LIMIT = 1.0 + 0.2  # seconds a decision may take, and what a busy machine may add
 NOTICED_LIMIT = 0.005  # seconds a decision may take once the store is known to be away
 RETURN_LIMIT = 5.0
