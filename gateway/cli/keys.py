@@ -6,7 +6,9 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, timedelta
+from difflib import get_close_matches
 from getpass import getpass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -16,6 +18,9 @@ from gateway.core import keys
 
 if TYPE_CHECKING:
     from gateway.config.document import Document
+
+#: Seconds by which a day may end later somewhere on earth than in UTC.
+_FURTHEST_ZONE = 12 * 3600
 
 EXPIRES_SOON = timedelta(days=14)  #: as long as answers carry x-gateway-key-expires
 
@@ -43,13 +48,16 @@ def new(
         str | None,
         typer.Option(metavar="D", help="Last day in the team's zone, or an RFC 3339 time.", show_default=False),
     ] = None,
+    config: ConfigOption = None,
 ) -> None:
     """Make a key: prints the secret, this once, and under it the entry for the team's `keys:` in the config.
+
+    With a config, the team must be in it, and its keys must not have the id yet.
 
     Example: gateway keys new --team design --id ci --expires 2030-06-30
     """
     # pydantic behind it takes longer to load than `keys hash` to run.
-    from gateway.config.values import identifier, moment
+    from gateway.config.values import end_of, identifier, moment
 
     for option, value, read in (
         ("--team", team, identifier),
@@ -61,6 +69,10 @@ def new(
                 read(value)
         except ValueError as exc:
             raise typer.BadParameter(str(exc), param_hint=option) from exc
+    if expires is not None and end_of(moment(expires), "UTC") + _FURTHEST_ZONE < time.time():
+        raise typer.BadParameter(f"{expires} is over: the key would never work", param_hint="--expires")
+    if config is not None:
+        _check_place(_loaded(config), team, key_id)
     secret = keys.make(secrets.token_bytes(keys.RANDOM_BYTES))
     # The words go to the terminal, the two lines that count to whoever reads the pipe.
     typer.secho(f"A key for team {team}. It is shown this once and kept nowhere:", bold=True, err=True)
@@ -75,14 +87,7 @@ def list_keys(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
     Example: gateway keys list -c config.yaml --json
     """
-    from gateway.config.file import load
-    from gateway.config.problems import ConfigErrors, ConfigUnreadable
-
-    try:
-        listed = listing(load(config_path(config)), now=time.time())
-    except ConfigErrors as exc:
-        typer.echo(str(exc), err=True)
-        raise typer.Exit(2 if isinstance(exc, ConfigUnreadable) else 1) from exc
+    listed = listing(_loaded(config_path(config)), now=time.time())
     if as_json:
         typer.echo(json.dumps([asdict(key) for key in listed], indent=2))
     elif sys.stdout.isatty():
@@ -114,6 +119,28 @@ def hash_secret() -> None:
     if secret.startswith(keys.PREFIX) and not keys.looks_like_key(secret):
         _fail(f"the secret begins with {keys.PREFIX}, but its checksum is wrong: it was cut or mistyped")
     typer.echo(keys.digest(secret).hex())
+
+
+def _loaded(path: Path) -> "Document":
+    """The config, or an end with what is wrong with it."""
+    from gateway.config.file import load
+    from gateway.config.problems import ConfigErrors, ConfigUnreadable
+
+    try:
+        return load(path)
+    except ConfigErrors as exc:
+        typer.echo(str(exc), err=True)
+        raise typer.Exit(2 if isinstance(exc, ConfigUnreadable) else 1) from exc
+
+
+def _check_place(document: "Document", team: str, key_id: str) -> None:
+    """Fails where the config has no such team, or the team such a key already."""
+    teams = document.config.teams
+    if team not in teams:
+        near = get_close_matches(team, teams, n=1)
+        _fail(f"there is no team {team} in {document.path}" + (f"; did you mean {near[0]}?" if near else ""))
+    if any(key.id == key_id for key in teams[team].keys):
+        _fail(f"team {team} has a key {key_id} already; take another id")
 
 
 def entry(key_id: str, secret: str, expires: str | None) -> str:

@@ -82,6 +82,7 @@ def test_new_makes_another_key_each_time() -> None:
         (["--team", "design", "--id", "c i"], "--id"),
         (["--team", "design", "--id", "ci", "--expires", "soon"], "--expires"),
         (["--team", "design", "--id", "ci", "--expires", "2030-02-30"], "--expires"),
+        (["--team", "design", "--id", "ci", "--expires", "2020-01-01"], "--expires"),
         (["--team", "design"], "--id"),
     ],
 )
@@ -91,6 +92,19 @@ def test_new_refuses_what_the_config_would_refuse(arguments: list[str], complain
     assert result.exit_code == 2
     assert complaint in result.stderr
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("team", "key_id", "complaint"),
+    [("desing", "new", "did you mean design?"), ("design", "ci", "has a key ci already")],
+)
+def test_new_looks_into_a_config_that_it_is_given(config: Path, team: str, key_id: str, complaint: str) -> None:
+    """With a config a mistyped team or a repeated id is told before a key is made; a good pair gets its key."""
+    words = ["new", "-c", str(config), "--id"]
+    result = CliRunner().invoke(app, [*words, key_id, "--team", team])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert complaint in result.stderr
+    assert looks_like_key(CliRunner().invoke(app, [*words, "next", "--team", "design"]).stdout.splitlines()[0])
 
 
 @pytest.mark.parametrize("ending", ["", "\n", "\r\n"])
