@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 from tests.e2e import wire
@@ -137,8 +138,9 @@ class Watched:
         return pid
 
 
+@cache
 def noon_zone() -> str:
-    """A zone in which it is about noon, so that no window of a calendar ends while tests run."""
+    """A zone in which it is about noon, so that no window of a calendar ends while tests run; one for the whole run."""
     return f"Etc/GMT{datetime.now(UTC).hour - 12:+d}"
 
 
