@@ -10,6 +10,7 @@ from PIL import Image
 
 from tests.support.running import Running, base_config, running_gateway
 from tests.support.simulated import API_KEY, SimulatorThread, running_simulator
+from tests.support.site import wait_until
 
 Site = tuple[Running, SimulatorThread]
 
@@ -84,7 +85,10 @@ def test_a_later_caller_gets_the_kept_answer(site: Site) -> None:
     assert again.headers["idempotent-replayed"] == "true"
     assert again.headers["x-gateway-cost-usd"] == "0.00"
     assert site[1].record.totals.complete == before
-    assert site[0].requests_logged()[-1]["outcome"] == "replayed"
+    request_id = again.headers["x-request-id"]
+    wait_until(
+        lambda: {"replayed"} == {x["outcome"] for x in site[0].requests_logged() if x["request_id"] == request_id}
+    )
 
 
 @pytest.mark.parametrize("other", ["prompt", "n"])
