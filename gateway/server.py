@@ -17,6 +17,7 @@ from gateway import logs
 from gateway.config.problems import ConfigErrors
 from gateway.core.catalog import Settings
 from gateway.ledger.embedded import EmbeddedStore
+from gateway.ledger.servers import Finder, finder
 from gateway.live import restart_needed
 from gateway.metrics import clear_abandoned, forget_dead, hold
 
@@ -33,38 +34,31 @@ _METRICS = "gateway-metrics-"
 _OTHER_FILES = 200
 
 
-class StoreKindMissing(Exception):
-    """The config names a kind of store that this version cannot use; the message says so."""
-
-
 class Gateway(BaseApplication):  # type: ignore[misc]  # the package carries no types
     """One gateway: a master and its workers.
 
-    store_url is where the ledger is; embedded: the store that this master runs, or None where it stands elsewhere.
+    embedded: the store that this master runs, or None where it stands elsewhere.
     """
 
     def __init__(self, path: Path, read: Callable[[], Settings], *, workers: int | None = None) -> None:
         settings = read()
-        if settings.store.kind not in ("embedded", "redis"):
-            raise StoreKindMissing(f"store.kind {settings.store.kind} cannot be served yet; embedded and redis can.")
         self.path, self._read = path, read
         self.settings = settings
         self.workers = workers or settings.listen.workers
         self._pid = os.getpid()
         self.embedded = EmbeddedStore(Path(settings.store.data_dir)) if settings.store.kind == "embedded" else None
+        self.store()  # an address that cannot be used is told now, and not by each worker
         clear_abandoned(Path(tempfile.gettempdir()), _METRICS)
         self.metrics_folder = Path(tempfile.mkdtemp(prefix=_METRICS))
         self._kept = hold(self.metrics_folder)
         super().__init__()
 
-    @property
-    def store_url(self) -> str:
+    def store(self) -> Finder:
+        """The way to the ledger's server; each worker asks for its own."""
+        store = self.settings.store
         if self.embedded is not None:
-            return self.embedded.url
-        url = self.settings.store.url
-        if url is None:
-            raise AssertionError("the config has an address for every store that is not embedded")
-        return url.reveal()
+            return finder(store, self.embedded.url)
+        return finder(store, store.url.reveal() if store.url is not None else None)
 
     def reload(self) -> None:
         """On SIGHUP: new workers, on the file as it stands now, secrets read again; on the old one if it is wrong."""

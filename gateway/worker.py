@@ -27,6 +27,7 @@ from gateway.app import build_admin, build_app
 from gateway.core.catalog import Settings
 from gateway.core.errors import GatewayError
 from gateway.ledger.redis import RedisLedger
+from gateway.ledger.servers import Finder
 from gateway.live import Live
 from gateway.metrics import Metrics, take_slot, tell_config
 from gateway.parts import Parts, Readiness
@@ -51,11 +52,12 @@ _NOTICE = 2.0
 
 
 @contextlib.asynccontextmanager
-async def assembled(path: Path, settings: Settings, store_url: str, folder: Path) -> AsyncIterator[Parts]:
+async def assembled(path: Path, settings: Settings, store: Finder, folder: Path) -> AsyncIterator[Parts]:
     """One worker's parts on the running loop, its ledger's beat and its eye on the config file going; let go in
     order at the end.
 
-    path: the config file. settings: what the master read of it. folder: where the workers' metrics files are.
+    path: the config file. settings: what the master read of it. store: the way to the ledger's server. folder: where
+    the workers' metrics files are.
     """
     slot = take_slot(folder)
     metrics = Metrics()
@@ -72,7 +74,7 @@ async def assembled(path: Path, settings: Settings, store_url: str, folder: Path
             logs.line("store away" if failed else "store back", logging.WARNING, error=ledger.trouble or None)
 
     ledger = RedisLedger(
-        store_url,
+        store,
         namespace=settings.store.namespace,
         deadline=_deadline(settings),
         patience=_patience(settings),
@@ -160,7 +162,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # the package carries no typ
     async def _serve(self) -> None:
         folder: Path = self.app.metrics_folder
         settings: Settings = self.app.settings
-        async with assembled(self.app.path, settings, self.app.store_url, folder) as parts:
+        async with assembled(self.app.path, settings, self.app.store(), folder) as parts:
             server = _Server(self._config(parts, folder), parts.readiness)
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):

@@ -32,8 +32,9 @@ def run(path: Path, *, workers: int | None = None) -> None:
     from gateway.config.compile import compile_settings
     from gateway.config.file import load
     from gateway.config.problems import ConfigErrors, ConfigUnreadable
+    from gateway.ledger.servers import WrongAddress
     from gateway.ledger.valkey import EmbeddedStoreError
-    from gateway.server import Gateway, StoreKindMissing
+    from gateway.server import Gateway
 
     def read() -> "Settings":
         return compile_settings(load(path), os.environ)
@@ -45,6 +46,6 @@ def run(path: Path, *, workers: int | None = None) -> None:
         for problem in errors.problems:
             typer.echo(str(problem), err=True)
         sys.exit(2 if isinstance(errors, ConfigUnreadable) else 1)
-    except (EmbeddedStoreError, StoreKindMissing) as error:
+    except (EmbeddedStoreError, WrongAddress) as error:
         typer.echo(str(error), err=True)
         sys.exit(1)

@@ -1,24 +1,19 @@
 """The ledger in Redis or Valkey: every decision is one script call, so it is atomic over all workers and hosts.
 
-Calls that are made in one turn of the event loop leave as one write on one connection. A call that gets no answer
-within a second is StoreUnavailable; from then on every call is refused at once until the store answers again, which
-is tried twice a second. Because all scripts are idempotent by reservation id, a call is sent again without fear
-when a kept connection turns out to be dead. What could not be ended is kept and delivered when the store is back.
+A call that gets no answer within a second is StoreUnavailable; from then on every call is refused at once until the
+store answers again, which is tried twice a second. All scripts are idempotent by reservation id, as the channel
+needs it, which sends a call again when its connection dies. What could not be ended is kept and delivered when the
+store is back.
 """
 
 import asyncio
 import contextlib
-import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from gateway.core.errors import StoreUnavailable
 from gateway.core.quota import Charge, Per, Rule, RuleState, Verdict
@@ -26,13 +21,14 @@ from gateway.core.settlement import End, Settlement
 from gateway.core.windows import Calendar
 from gateway.ledger import scripts
 from gateway.ledger.base import Booking, Remembered
+from gateway.ledger.channel import Channel
+from gateway.ledger.resp import command
+from gateway.ledger.servers import Finder
 
 DECISION = 0.9  #: seconds until a call is given up: a decision ends within one
-STALL = 0.05  #: seconds that a timer may be late before the loop was held up, and that a look at the sockets takes
 PROBE = 0.5  #: seconds between tries while the store is away
 BEAT = 2.0  #: seconds between beats; five of them without one mean that the store was away (records.lua)
 RENEWAL = 10.0  #: seconds between renewals of a lease of 30
-CONNECTIONS = 8  #: pipelines in flight; what comes meanwhile waits for the next one
 OWED = 20_000  #: undelivered ends kept; more than a worker can have in flight
 TOGETHER = 200  #: ends delivered in one write: a full worker's take a second after an outage, between two beats
 
@@ -40,13 +36,6 @@ _AWAY = "The quota store cannot be reached, so nothing was sent. Try again in a 
 
 #: (team, labels, images, micro-dollars) of a charge that was presumed because nobody ended it.
 Presumed = tuple[str, str, int, int]
-
-
-@dataclass(slots=True)
-class _Call:
-    script: scripts.Script
-    argument: bytes
-    answer: asyncio.Future[Any]
 
 
 class RedisLedger:
@@ -58,7 +47,7 @@ class RedisLedger:
 
     def __init__(
         self,
-        url: str,
+        finder: Finder,
         *,
         namespace: str,
         deadline: float,
@@ -67,19 +56,7 @@ class RedisLedger:
         presumed: Callable[[list[Presumed]], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=CONNECTIONS,
-            # Behind our own limit, which alone tells a stall of this process from silence of the store.
-            timeout=2 * DECISION,
-            socket_connect_timeout=2 * DECISION,
-            socket_timeout=2 * DECISION,
-            # The default is ten tries with pauses. One more try at once is for a connection that died while idle.
-            retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
-            decode_responses=True,
-        )
-        self._pool = pool
-        self._client: Redis = Redis.from_pool(pool)
+        self._channel = Channel(finder, limit=DECISION)
         self._keys = scripts.keys(namespace)
         self._scripts = {
             name: scripts.load(name) for name in ("admit", "reserve", "settle", "beat", "usage", "remember")
@@ -88,9 +65,6 @@ class RedisLedger:
         self._observe, self._presumed, self._clock = observe, presumed, clock
         self._calendar = Calendar()
         self._offset = 0  # the store's clock less ours, ms
-        self._waiting: list[_Call] = []
-        self._lanes = asyncio.Semaphore(CONNECTIONS)
-        self._tasks: set[asyncio.Task[None]] = set()
         self._leases: set[str] = set()
         self._owed: dict[str, Settlement] = {}
         self._awaited = asyncio.Event()  # the next beat need not be waited for: a call has failed, an end is owed
@@ -159,12 +133,14 @@ class RedisLedger:
 
     async def usage(self, teams: Sequence[tuple[str, str]]) -> dict[str, dict[str, dict[str, int]]]:
         now, prefix = self._now(), self._keys[-1]
-        pipe = self._client.pipeline(transaction=False)
-        for team, zone in teams:
-            for period in scripts.periods(team, zone, self._calendar.bounds(Per.DAY, zone, now).start):
-                pipe.hgetall(prefix + period)
-        read = await self._timed("usage", _within(DECISION, pipe.execute()))
-        tables = [{field: int(value) for field, value in table.items()} for table in read]
+        periods = [
+            period
+            for team, zone in teams
+            for period in scripts.periods(team, zone, self._calendar.bounds(Per.DAY, zone, now).start)
+        ]
+        asked = [self._channel.ask(command("HGETALL", prefix + period)) for period in periods]
+        read = await self._timed("usage", asyncio.gather(*asked))
+        tables = [dict(zip(flat[::2], map(int, flat[1::2]), strict=True)) for flat in read]
         return {team: {"day": tables[2 * i], "month": tables[2 * i + 1]} for i, (team, _) in enumerate(teams)}
 
     async def remember(self, act: str, key: str, **facts: object) -> Remembered:
@@ -209,9 +185,7 @@ class RedisLedger:
         """Deliver what is owed if that can be done now, and let the connections go."""
         with contextlib.suppress(StoreUnavailable):
             await self._deliver()
-        while self._tasks:
-            await asyncio.wait(self._tasks)
-        await self._client.aclose()
+        await self._channel.close()
 
     async def _beat(self, renew: list[str]) -> None:
         answer = await self._call("beat", scripts.dumps({"renew": renew, "lease": scripts.LEASE}), probing=True)
@@ -250,17 +224,10 @@ class RedisLedger:
     async def _call(self, operation: str, argument: bytes, *, probing: bool = False) -> Any:
         if not self.up and not probing:
             raise StoreUnavailable(_AWAY)
-        loop = asyncio.get_running_loop()
-        call = _Call(self._scripts[operation], argument, loop.create_future())
-        self._waiting.append(call)
-        if len(self._waiting) == 1:
-            loop.call_soon(self._send_waiting)
-        # A timer of its own is a fraction of asyncio.timeout, and this is on every request's path twice.
-        overdue = loop.call_later(DECISION, _give_up, call.answer, loop.time() + DECISION)
-        try:
-            return await self._timed(operation, call.answer)
-        finally:
-            overdue.cancel()
+        script = self._scripts[operation]
+        written = script.command(self._keys, argument, by_sha=True)
+        otherwise = partial(script.command, self._keys, argument, by_sha=False)
+        return await self._timed(operation, self._channel.ask(written, otherwise))
 
     async def _timed(self, operation: str, answer: Awaitable[Any]) -> Any:
         began = time.perf_counter()
@@ -283,83 +250,6 @@ class RedisLedger:
                 self._observe(operation, time.perf_counter() - began, failed)
         self.up = self.contacted = True
         return result
-
-    def _send_waiting(self) -> None:
-        calls, self._waiting = self._waiting, []
-        task = asyncio.create_task(self._send(calls))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _send(self, calls: list[_Call]) -> None:
-        try:
-            # The library's limits hold for each of its tries and greetings: together they would keep a lane for long.
-            async with self._lanes, asyncio.timeout(2 * DECISION):
-                answers = await self._evaluate(calls, by_sha=True)
-                unknown = [i for i, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
-                if unknown:
-                    again = await self._evaluate([calls[i] for i in unknown], by_sha=False)
-                    for i, answer in zip(unknown, again, strict=True):
-                        answers[i] = answer
-        except (RedisError, OSError) as exc:
-            answers = [exc] * len(calls)
-        for call, answer in zip(calls, answers, strict=True):
-            if call.answer.done():  # its caller has stopped waiting
-                continue
-            if isinstance(answer, Exception):
-                call.answer.set_exception(answer)
-            else:
-                call.answer.set_result(answer)
-
-    async def _evaluate(self, calls: list[_Call], *, by_sha: bool) -> list[Any]:
-        """All calls in one write, and their answers; a script's error is its call's answer.
-
-        The commands are put together here and not by a pipeline of the library, which packs each of a dozen words
-        anew: most of them never change.
-        """
-        keys = self._keys
-        written = b"".join([call.script.command(keys, call.argument, by_sha=by_sha) for call in calls])
-        try:
-            return await self._exchange(written, len(calls))
-        except RedisConnectionError:
-            # A kept connection may have died while it was idle. Every script may be sent twice.
-            return await self._exchange(written, len(calls))
-
-    async def _exchange(self, written: bytes, expected: int) -> list[Any]:
-        connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
-        try:
-            await connection.send_packed_command(written)
-            answers: list[Any] = []
-            for _ in range(expected):
-                try:
-                    answers.append(await connection.read_response())
-                except ResponseError as error:
-                    answers.append(error)
-        except BaseException:
-            # What has not been read would be taken for the next call's answer.
-            await connection.disconnect(nowait=True)
-            raise
-        finally:
-            await self._pool.release(connection)
-        return answers
-
-
-async def _within(seconds: float, answer: Awaitable[Any]) -> Any:
-    async with asyncio.timeout(seconds):
-        return await answer
-
-
-def _give_up(answer: asyncio.Future[Any], due: float) -> None:
-    """due: when this was to be called, on the loop's clock.
-
-    A loop that was held up runs its timers before it takes what has come meanwhile. Such silence is not the store's.
-    """
-    if answer.done():
-        return
-    loop = answer.get_loop()
-    if loop.time() - due > STALL:
-        loop.call_later(STALL, _give_up, answer, math.inf)
-    else:
-        answer.set_exception(TimeoutError())
 
 
 def _kind(error: BaseException) -> str:

@@ -18,6 +18,7 @@ from gateway.core.quota import Charge, Per, Rule, RuleState, Unit, Verdict
 from gateway.core.settlement import Settlement
 from gateway.core.windows import Calendar
 from gateway.ledger.base import Booking
+from gateway.ledger.resp import bulk
 
 LEASE = 30_000  #: ms that a slot is held without renewal
 
@@ -35,7 +36,7 @@ class Script:
     def command(self, keys: tuple[str, ...], argument: bytes, *, by_sha: bool) -> bytes:
         """The command that runs it, in RESP."""
         begun = _begun("EVALSHA", self.sha, keys) if by_sha else _begun("EVAL", self.text, keys)
-        return b"%b$%d\r\n%b\r\n" % (begun, len(argument), argument)
+        return begun + bulk(argument)
 
 
 def load(name: str) -> Script:
@@ -49,8 +50,8 @@ def load(name: str) -> Script:
 @lru_cache(maxsize=64)
 def _begun(verb: str, body: str, keys: tuple[str, ...]) -> bytes:
     """A command up to its last word: of one script and one namespace it is always the same."""
-    words = [word.encode() for word in (verb, body, str(len(keys)), *keys)]
-    return b"*%d\r\n" % (len(words) + 1) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
+    words = (verb, body, str(len(keys)), *keys)
+    return b"*%d\r\n" % (len(words) + 1) + b"".join(map(bulk, words))
 
 
 def dumps(ask: Mapping[str, object]) -> bytes:

@@ -14,6 +14,7 @@ from gateway.core.quota import Charge, Per, Rule, Unit
 from gateway.ledger.base import Booking
 from gateway.ledger.embedded import EmbeddedStore
 from gateway.ledger.redis import DECISION, RedisLedger
+from gateway.ledger.servers import Address
 
 IMAGES = Rule(scope="team", name="images-day", unit=Unit.IMAGES, per=Per.DAY, limit=10)
 SLOTS = Rule(scope="team", name="concurrent", unit=Unit.CONCURRENT, per=None, limit=1)
@@ -23,7 +24,7 @@ BOOKING = Booking("team", "UTC", "key", "main", "edits", "model", "1024x1024", "
 
 def _ledger(store: EmbeddedStore) -> RedisLedger:
     return RedisLedger(
-        store.url, namespace="test", deadline=60, patience=60, observe=lambda *_: None, presumed=lambda _: None
+        Address(store.url), namespace="test", deadline=60, patience=60, observe=lambda *_: None, presumed=lambda _: None
     )
 
 

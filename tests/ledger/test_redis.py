@@ -24,7 +24,8 @@ from gateway.core.quota import Charge, Per, Rule, Unit, Verdict
 from gateway.ledger import scripts
 from gateway.ledger.base import Booking
 from gateway.ledger.embedded import EmbeddedStore
-from gateway.ledger.redis import CONNECTIONS, OWED, Presumed, RedisLedger
+from gateway.ledger.redis import OWED, Presumed, RedisLedger
+from gateway.ledger.servers import Address
 from tests.ledger.store import CLOCK, connected
 from tests.support.valkey import valkey
 
@@ -62,7 +63,7 @@ async def working(
     """A ledger that has met its store. beating: as a worker's does; without, it is a worker that hangs."""
     seen = seen or Seen()
     ledger = RedisLedger(
-        url,
+        Address(url),
         namespace="test",
         deadline=deadline,
         patience=60,
@@ -447,7 +448,7 @@ def test_connections_that_never_answer_do_not_stand_in_the_way(url: str) -> None
             await reserve(ledger, "before")
             proxy.silent.set()
             asking = []
-            for i in range(3 * CONNECTIONS):  # each in a turn of its own, so each in a write of its own
+            for i in range(24):  # each in a turn of its own, so each in a write of its own
                 asking.append(asyncio.create_task(reserve(ledger, f"r{i}")))
                 await asyncio.sleep(0.001)
             answers = await asyncio.gather(*asking, return_exceptions=True)
@@ -466,7 +467,7 @@ def test_a_worker_that_leaves_as_the_store_goes_does_leave(url: str, turns: int)
     async def main() -> None:
         async with working(url, beating=False) as ledger:
             beat = asyncio.create_task(ledger.run())
-            await until(lambda: _value(len(ledger._tasks)), 0)
+            await until(lambda: _value(ledger._channel.is_quiet), True)
             await asyncio.sleep(0.01)
             ledger._awaited.set()
             for _ in range(turns):
