@@ -37,8 +37,6 @@ def configure() -> None:
     root = logging.getLogger()
     root.handlers = [foreign]
     root.setLevel(logging.INFO)
-    # It tells of every change in the config's folder: where the log is one of those, of its own words again and again.
-    logging.getLogger("watchfiles").setLevel(logging.WARNING)
     # It tells of every file that changes, and the log may be one of them.
     logging.getLogger("watchfiles").setLevel(logging.WARNING)
 

@@ -1,20 +1,16 @@
-"""Every collector, with its help text: contract 6. The only importer of prometheus_client.
+"""Every collector, with its help text: contract 6.
 
 Label values come from the config alone, anything else is `other`; all series of a config exist at 0 from the start,
-so that a rate over the first event is seen. Each worker writes files of its own under a stable slot number and a
-scrape adds them up (`multiprocess`): a counter goes on when its worker is replaced.
+so that a rate over the first event is seen. Where a worker keeps its values is the business of gateway/slots.py.
 """
 
-import collections
-import fcntl
-import os
-import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
@@ -38,7 +34,16 @@ OUTCOMES = (
 )  # fmt: skip
 
 
-Collecting = TypeVar("Collecting", Counter, Gauge, Histogram)
+class Buckets(Histogram):
+    """A histogram without exemplars: five observations are on each request's path."""
+
+    def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
+        del exemplar
+        self._sum.inc(amount)
+        self._buckets[bisect_left(self._upper_bounds, amount)].inc(1)
+
+
+Collecting = TypeVar("Collecting", Counter, Gauge, Buckets)
 
 
 class Bound(Generic[Collecting]):
@@ -81,8 +86,8 @@ class Metrics:
         def plain(name: str, text: str, mode: Any) -> Gauge:
             return Gauge(name, text, registry=registry, multiprocess_mode=mode)
 
-        def histogram(name: str, text: str, labels: Sequence[str], buckets: Sequence[float]) -> Bound[Histogram]:
-            return Bound(Histogram(name, text, labels, registry=registry, buckets=buckets))
+        def histogram(name: str, text: str, labels: Sequence[str], buckets: Sequence[float]) -> Bound[Buckets]:
+            return Bound(Buckets(name, text, labels, registry=registry, buckets=buckets))
 
         self.requests = counter(
             "gateway_requests_total", "Requests by how they ended.", ("team", "endpoint", "model", "outcome")
@@ -248,83 +253,3 @@ def exposition(folder: Path, gauges: Gauges, accept: str) -> tuple[bytes, str]:
     registry.register(gauges)
     encoder, content_type = choose_encoder(accept)
     return encoder(registry), content_type
-
-
-def take_slot(folder: Path) -> int:
-    """A number that no living worker has, the lowest, held until the process ends; its files are this worker's.
-
-    The files of a worker that died are taken up again, so counters go on and files do not pile up. Gauges of living
-    state begin anew. Must be called before the process makes its `Metrics`.
-    """
-    slot = 0
-    while not _locked(folder / f"slot-{slot}.lock"):
-        slot += 1
-    for stale in folder.glob(f"gauge_live*_{slot}.db"):
-        stale.unlink(missing_ok=True)
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
-    values.ValueClass = values.MultiProcessValue(process_identifier=lambda: slot)  # type: ignore[no-untyped-call]
-    return slot
-
-
-def tell_config(folder: Path, slot: int, config: str) -> None:
-    """Which config this worker is on. A file beside the collectors', for a label that changes could not be unset."""
-    (folder / f"config-{slot}").write_text(config)
-
-
-def told_configs(folder: Path) -> Mapping[str, int]:
-    """How many workers are on which config."""
-    return collections.Counter(path.read_text() for path in folder.glob("config-*"))
-
-
-def hold(folder: Path) -> int:
-    """Say that a living gateway has this folder, for as long as the returned descriptor is open in any process."""
-    descriptor = os.open(folder / "held.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    return descriptor
-
-
-def clear_abandoned(parent: Path, prefix: str) -> None:
-    """Take away the folders of gateways that were killed: those of ours that nobody holds."""
-    for folder in parent.glob(f"{prefix}*"):
-        lock = folder / "held.lock"
-        try:
-            if folder.stat().st_uid != os.getuid() or not lock.exists():
-                continue
-            descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            continue
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
-        finally:
-            os.close(descriptor)
-
-
-def forget_dead(folder: Path) -> None:
-    """Take away the living-state gauges of workers that are no more; their counters stay in every sum."""
-    for lock in folder.glob("slot-*.lock"):
-        descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            continue
-        else:
-            slot = lock.stem.removeprefix("slot-")
-            for stale in (*folder.glob(f"gauge_live*_{slot}.db"), *folder.glob(f"config-{slot}")):
-                stale.unlink(missing_ok=True)
-        finally:
-            os.close(descriptor)
-
-
-def _locked(path: Path) -> bool:
-    """Take the lock if it is free. It is the open file that holds it, so it ends with the process."""
-    lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        return False
-    return True

@@ -19,7 +19,7 @@ from gateway.core.catalog import Settings
 from gateway.ledger.embedded import EmbeddedStore
 from gateway.ledger.servers import Finder, finder
 from gateway.live import restart_needed
-from gateway.metrics import clear_abandoned, forget_dead, hold
+from gateway.slots import clear_abandoned, forget_dead, hold
 
 #: Seconds beyond the longest request that workers get to end in.
 _LAST_ANSWERS = 20

@@ -29,10 +29,11 @@ from gateway.core.errors import GatewayError
 from gateway.ledger.redis import RedisLedger
 from gateway.ledger.servers import Finder
 from gateway.live import Live
-from gateway.metrics import Metrics, take_slot, tell_config
+from gateway.metrics import Metrics
 from gateway.parts import Parts, Readiness
 from gateway.pipeline.meter import Tally
 from gateway.protocol import Doors, Protocol
+from gateway.slots import take_slot, tell_config
 from gateway.transport import Transport
 
 #: Seconds beyond the body's and the upstream's own limits after which nobody can still be working on a request.

@@ -12,8 +12,9 @@ from gateway.admin import guard
 from gateway.core.catalog import Settings
 from gateway.core.errors import StoreUnavailable
 from gateway.core.quota import MICRO, Per, Rule, RuleState, Unit
-from gateway.metrics import Gauges, exposition, told_configs
+from gateway.metrics import Gauges, exposition
 from gateway.parts import Parts
+from gateway.slots import told_configs
 
 Samples = list[tuple[Sequence[str], float]]
 Family = tuple[str, str, Sequence[str], Samples]

@@ -1,0 +1,155 @@
+"""Where workers keep their metrics: files of their own under a stable slot number, in one folder of the gateway's.
+
+A scrape adds the files of all slots up (prometheus-client's `multiprocess`). The files of a worker that died are
+taken up by the next one in its slot, so a counter goes on, and files do not pile up.
+"""
+
+import collections
+import fcntl
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from struct import Struct
+from typing import Any
+
+from prometheus_client import values
+from prometheus_client.mmap_dict import MmapedDict, mmap_key
+
+_write = Struct("dd").pack_into  # as prometheus-client's files hold a value: itself, and a timestamp that is 0
+
+
+class _File(MmapedDict):
+    """A file of values whose places are known to those who write them."""
+
+    def place(self, key: str) -> int:
+        self.read_value(key)  # type: ignore[no-untyped-call]
+        return int(self._positions[key])
+
+    def write(self, place: int, value: float) -> None:
+        _write(self._m, place, value, 0.0)  # the map is another one when the file has grown
+
+
+def _value_class(folder: Path, slot: int) -> type:
+    """A float that stands in the slot's file at any time, for one thread.
+
+    The library's own takes a lock and asks for the process's id each time; a request changes twenty.
+    """
+    opened: dict[str, _File] = {}
+
+    class SlotValue:
+        _multiprocess = True
+
+        def __init__(  # noqa: PLR0917  the library's signature
+            self,
+            typ: str,
+            metric_name: str,
+            name: str,
+            labelnames: Sequence[str],
+            labelvalues: Sequence[str],
+            help_text: str,
+            multiprocess_mode: str = "",
+            **_: Any,
+        ) -> None:
+            kind = f"{typ}_{multiprocess_mode}" if typ == "gauge" else typ
+            if kind not in opened:
+                opened[kind] = _File(str(folder / f"{kind}_{slot}.db"))  # type: ignore[no-untyped-call]
+            self._file = opened[kind]
+            key = mmap_key(metric_name, name, list(labelnames), list(labelvalues), help_text)
+            self._place = self._file.place(key)
+            self._value: float = self._file.read_value(key)[0]  # type: ignore[no-untyped-call]
+
+        def inc(self, amount: float) -> None:
+            self._value = value = self._value + amount
+            self._file.write(self._place, value)
+
+        def set(self, value: float) -> None:
+            self._value = value
+            self._file.write(self._place, value)
+
+        def get(self) -> float:
+            return self._value
+
+        def get_exemplar(self) -> None:
+            """None are kept."""
+
+    return SlotValue
+
+
+def take_slot(folder: Path) -> int:
+    """A number that no living worker has, the lowest, held until the process ends; its files are this worker's.
+
+    The files of a worker that died are taken up again, so counters go on and files do not pile up. Gauges of living
+    state begin anew. Must be called before the process makes its `Metrics`.
+    """
+    slot = 0
+    while not _locked(folder / f"slot-{slot}.lock"):
+        slot += 1
+    for stale in folder.glob(f"gauge_live*_{slot}.db"):
+        stale.unlink(missing_ok=True)
+    values.ValueClass = _value_class(folder, slot)
+    return slot
+
+
+def tell_config(folder: Path, slot: int, config: str) -> None:
+    """Which config this worker is on. A file beside the collectors', for a label that changes could not be unset."""
+    (folder / f"config-{slot}").write_text(config)
+
+
+def told_configs(folder: Path) -> Mapping[str, int]:
+    """How many workers are on which config."""
+    return collections.Counter(path.read_text() for path in folder.glob("config-*"))
+
+
+def hold(folder: Path) -> int:
+    """Say that a living gateway has this folder, for as long as the returned descriptor is open in any process."""
+    descriptor = os.open(folder / "held.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return descriptor
+
+
+def clear_abandoned(parent: Path, prefix: str) -> None:
+    """Take away the folders of gateways that were killed: those of ours that nobody holds."""
+    for folder in parent.glob(f"{prefix}*"):
+        lock = folder / "held.lock"
+        try:
+            if folder.stat().st_uid != os.getuid() or not lock.exists():
+                continue
+            descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(descriptor)
+
+
+def forget_dead(folder: Path) -> None:
+    """Take away the living-state gauges of workers that are no more; their counters stay in every sum."""
+    for lock in folder.glob("slot-*.lock"):
+        descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        else:
+            slot = lock.stem.removeprefix("slot-")
+            for stale in (*folder.glob(f"gauge_live*_{slot}.db"), *folder.glob(f"config-{slot}")):
+                stale.unlink(missing_ok=True)
+        finally:
+            os.close(descriptor)
+
+
+def _locked(path: Path) -> bool:
+    """Take the lock if it is free. It is the open file that holds it, so it ends with the process."""
+    lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return False
+    return True
