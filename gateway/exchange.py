@@ -9,7 +9,7 @@ nothing that happens to the client changes what is owed.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from gateway.core.catalog import Account, Key, Model, Settings, Team
 from gateway.core.errors import GatewayError
@@ -130,10 +130,8 @@ def bind(scope: Mapping[str, Any], exchange: Exchange) -> dict[str, Any]:
 
 
 def of(scope: Mapping[str, Any]) -> Exchange:
-    exchange = scope[_KEY]
-    if not isinstance(exchange, Exchange):
-        raise TypeError("Observe binds an Exchange to every scope")
-    return exchange
+    """The exchange that Observe has bound to the scope."""
+    return cast("Exchange", scope[_KEY])
 
 
 def facts(exchange: Exchange) -> dict[str, object]:

@@ -13,6 +13,9 @@ import orjson
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+#: One for all lines, for each request writes one: it is put together when it is first used.
+_log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
 
 def configure() -> None:
     """JSON lines on standard output, or colours where that is a terminal; other libraries' words the same way."""
@@ -43,12 +46,11 @@ def configure() -> None:
 
 def line(event: str, level: int = logging.INFO, **facts: object) -> None:
     """Say one thing with its facts. Facts that are None are left out."""
-    logger = structlog.get_logger()
-    logger.log(level, event, **{name: fact for name, fact in facts.items() if fact is not None})
+    _log.log(level, event, **{name: fact for name, fact in facts.items() if fact is not None})
 
 
 def request(facts: Mapping[str, object]) -> None:
-    structlog.get_logger().info("request", **{name: fact for name, fact in facts.items() if fact is not None})
+    _log.info("request", **{name: fact for name, fact in facts.items() if fact is not None})
 
 
 def fault(error: BaseException, **facts: object) -> None:

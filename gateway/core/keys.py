@@ -1,8 +1,8 @@
 """Opaque keys: their form, their hash, how a request carries one and how it is found in the config.
 
 A key that the gateway makes is ``igw_`` + 33 base62 characters of randomness + 6 base62 characters of their CRC-32
-(IEEE 802.3, zero-padded): GitHub's shape, so that a secret scanner tells a real key from noise, and a mistyped one
-is refused without a look-up. Any other secret of 32 to 512 characters works too, if its SHA-256 stands in the config:
+(IEEE 802.3, zero-padded): GitHub's shape, so that a secret scanner tells a real key from noise, and the metrics a
+mistyped one. Any other secret of 32 to 512 characters works too, if its SHA-256 stands in the config:
 a company may bring keys that it already has. A fast hash is enough for secrets that nobody can guess; a slow one
 would be a way to keep the gateway busy.
 
@@ -64,17 +64,15 @@ def find(secret: str, keys: Mapping[bytes, Key], now: float, *, message: str) ->
     keys: by digest. message: what the caller of the API reads, whichever the reason. Raises AuthenticationFailed
     with the reason malformed, unknown or expired.
     """
-    if secret.startswith(PREFIX):
-        if not looks_like_key(secret):
-            raise AuthenticationFailed(message, reason="malformed")
-    elif not MIN_SECRET_LENGTH <= len(secret) <= MAX_SECRET_LENGTH:
-        raise AuthenticationFailed(message, reason="unknown")
+    if not MIN_SECRET_LENGTH <= len(secret) <= MAX_SECRET_LENGTH:
+        raise AuthenticationFailed(message, reason="malformed" if secret.startswith(PREFIX) else "unknown")
     wanted = digest(secret)
     found = keys.get(wanted)
     # An unknown secret is compared too, so that it costs what a known one costs.
     same = hmac.compare_digest(wanted, bytes(len(wanted)) if found is None else found.digest)
     if found is None or not same:
-        raise AuthenticationFailed(message, reason="unknown")
+        mistyped = secret.startswith(PREFIX) and not looks_like_key(secret)
+        raise AuthenticationFailed(message, reason="malformed" if mistyped else "unknown")
     if found.expires is not None and now >= found.expires:
         raise AuthenticationFailed(message, reason="expired", team=found.team)
     return found

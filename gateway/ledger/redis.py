@@ -221,13 +221,13 @@ class RedisLedger:
         """Our best knowledge of the store's clock, unix ms."""
         return int(self._clock() * 1000) + self._offset
 
-    async def _call(self, operation: str, argument: bytes, *, probing: bool = False) -> Any:
+    def _call(self, operation: str, argument: bytes, *, probing: bool = False) -> Awaitable[Any]:
         if not self.up and not probing:
             raise StoreUnavailable(_AWAY)
         script = self._scripts[operation]
         written = script.command(self._keys, argument, by_sha=True)
         otherwise = partial(script.command, self._keys, argument, by_sha=False)
-        return await self._timed(operation, self._channel.ask(written, otherwise))
+        return self._timed(operation, self._channel.ask(written, otherwise))
 
     async def _timed(self, operation: str, answer: Awaitable[Any]) -> Any:
         began = time.perf_counter()

@@ -1,10 +1,9 @@
 """Settle: ends what was reserved, once, however the request ends.
 
-The steps inside run in a task of their own. A server that cancels a request because its client left cancels only
-the waiting for that task: once the closing bytes are up, the upstream's answer is read to its end and settled.
+It counts on a server that does not cancel a request because its client left (uvicorn does not): once the closing
+bytes are up, the upstream's answer is read to its end and settled.
 """
 
-import asyncio
 from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,25 +25,9 @@ class Settle:
         self.app = app
         self.ledger = ledger
         self.settled = settled
-        self._running: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = exchanges.of(scope)
-        task = asyncio.create_task(_Ending(self, exchange, send).run(scope, receive))
-        self._running.add(task)
-        task.add_done_callback(self._forget)
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if not exchange.released:
-                task.cancel()
-                await asyncio.wait({task})
-            raise
-
-    def _forget(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
-        if not task.cancelled():
-            task.exception()  # its request may be gone, and then nobody else asks
+        await _Ending(self, exchanges.of(scope), send).run(scope, receive)
 
 
 class _Ending:

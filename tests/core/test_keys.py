@@ -87,10 +87,11 @@ def test_find_refuses_a_secret_of_another_length_even_if_its_hash_is_known(secre
     assert _refusal(lambda: keys.find(secret, _known(secret), 0.0, message=MESSAGE)).reason == "unknown"
 
 
-def test_find_refuses_a_broken_key_without_looking_it_up() -> None:
-    """With our prefix and a wrong checksum a secret is refused although its hash is known."""
+def test_find_tells_a_mistyped_key_from_an_unknown_one() -> None:
+    """With our prefix and a wrong checksum or length a secret was mistyped; with a right one it is unknown."""
     broken = SECRET[:-1] + ("0" if SECRET[-1] != "0" else "1")
-    assert _refusal(lambda: keys.find(broken, _known(broken), 0.0, message=MESSAGE)).reason == "malformed"
+    for secret, reason in ((broken, "malformed"), (SECRET[:20], "malformed"), (SECRET, "unknown")):
+        assert _refusal(lambda sent=secret: keys.find(sent, {}, 0.0, message=MESSAGE)).reason == reason
 
 
 def test_find_compares_the_digest_it_found() -> None:
