@@ -3,6 +3,7 @@
 import hashlib
 import zlib
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -91,7 +92,7 @@ def test_find_tells_a_mistyped_key_from_an_unknown_one() -> None:
     """With our prefix and a wrong checksum or length a secret was mistyped; with a right one it is unknown."""
     broken = SECRET[:-1] + ("0" if SECRET[-1] != "0" else "1")
     for secret, reason in ((broken, "malformed"), (SECRET[:20], "malformed"), (SECRET, "unknown")):
-        assert _refusal(lambda sent=secret: keys.find(sent, {}, 0.0, message=MESSAGE)).reason == reason
+        assert _refusal(partial(keys.find, secret, {}, 0.0, message=MESSAGE)).reason == reason
 
 
 def test_find_compares_the_digest_it_found() -> None:
