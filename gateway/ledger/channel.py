@@ -122,10 +122,11 @@ class Channel:
             async with asyncio.timeout(2 * self._limit):
                 server = await self._finder.find()
                 self._lane = await _open(server, self)
-        except (RedisError, OSError) as error:  # TimeoutError is an OSError
+        except Exception as error:  # noqa: BLE001  whatever the library meets on its way, its callers hear of it
+            known = isinstance(error, RedisError | OSError)  # a TimeoutError is an OSError
             calls, self._waiting = self._waiting, []
             for call in calls:
-                call.fail(error)
+                call.fail(error if known else RedisConnectionError(type(error).__name__))
         else:
             if self._waiting:
                 self._write()
@@ -201,7 +202,9 @@ class _Lane(asyncio.Protocol):
             self._transport.write(b"".join([call.written for call in calls]))
 
     def belong(self, channel: Channel) -> None:
-        """Greeted: from here on its end and its errors are the channel's business."""
+        """Greeted: from here on its end and its errors are the channel's business. Raises if it has ended already."""
+        if self._transport is None:
+            raise RedisConnectionError("the store closed the connection")
         self._channel = channel
 
     def unanswered(self) -> list[Call]:
@@ -272,12 +275,9 @@ async def _open(server: Server, channel: Channel) -> _Lane:
     greeting = [Call(written, None, loop.create_future(), math.inf) for written in server.greeting]
     try:
         lane.send(greeting)
-        answers = [await call.answer for call in greeting]
-        server.check(answers)
+        server.check(await asyncio.gather(*(call.answer for call in greeting), return_exceptions=True))
     except BaseException:
         lane.abort()
-        for call in greeting:
-            call.answer.cancel()
         raise
     lane.belong(channel)
     return lane

@@ -23,7 +23,7 @@ from gateway.ledger import scripts
 from gateway.ledger.base import Booking, Remembered
 from gateway.ledger.channel import Channel
 from gateway.ledger.resp import command
-from gateway.ledger.servers import Finder
+from gateway.ledger.servers import Finder, StoreUnfit
 
 DECISION = 0.9  #: seconds until a call is given up: a decision ends within one
 PROBE = 0.5  #: seconds between tries while the store is away
@@ -254,5 +254,7 @@ class RedisLedger:
 
 def _kind(error: BaseException) -> str:
     """The error's class, and of an error that the store answered its code word (OOM, WRONGPASS)."""
-    word = str(error).partition(" ")[0] if isinstance(error, ResponseError) else ""
+    if isinstance(error, StoreUnfit):
+        return str(error)
+    word = str(error).partition(" ")[0] if isinstance(error, RedisError) else ""
     return f"{type(error).__name__} {word}" if word.isupper() else type(error).__name__

@@ -1,11 +1,11 @@
 """Which server to ask: the one of a URL, a Sentinel's master, or the node of a Cluster that holds our keys.
 
-It is found anew for every connection, so a failover needs nothing more than that the old one is given up. Addresses,
-TLS and the topologies are the library's business.
+It is found anew for every connection, so a failover needs nothing more than that the old one is given up; and each is
+looked at before it is trusted with counters. Addresses, TLS and the topologies are the library's business.
 """
 
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -36,6 +36,15 @@ _TLS = (
 )
 
 
+OLDEST = 7  #: Redis's version with which scripts can say `#!lua`; Valkey's first is 7.2
+
+_LOOK = (command("INFO", "server"), command("INFO", "memory"))
+
+
+class StoreUnfit(RedisConnectionError):
+    """A server that would forget counters, cannot run the scripts, or is no master. The message holds no secret."""
+
+
 @dataclass(frozen=True, slots=True)
 class Server:
     """Where a connection goes (path: a Unix socket's), and what is said first there. master: it must be one."""
@@ -44,13 +53,40 @@ class Server:
     host: str
     port: int
     tls: ssl.SSLContext | None
-    greeting: tuple[bytes, ...]
+    login: tuple[bytes, ...]
     master: bool = False
 
+    @property
+    def greeting(self) -> tuple[bytes, ...]:
+        return (*self.login, *_LOOK, *((command("ROLE"),) if self.master else ()))
+
     def check(self, answers: Sequence[Any]) -> None:
-        """The greeting's answers; raises RedisConnectionError where a master was wanted and this is none."""
-        if self.master and answers[-1][0] != "master":
-            raise RedisConnectionError("the sentinels' master is none, or no more")
+        """The greeting's answers, errors among them. Raises what the server refused, or StoreUnfit."""
+        for answer in answers[: len(self.login)]:
+            if isinstance(answer, BaseException):
+                raise answer
+        about, memory, *role = answers[len(self.login) :]
+        for answer in (about, memory, *role):
+            # A user may be kept from asking; that the store is loading, or wants a password, is another matter.
+            if isinstance(answer, RedisConnectionError):
+                raise answer
+        if role and isinstance(role[0], list) and role[0][0] != "master":
+            raise StoreUnfit("the sentinels' master is none, or no more")
+        _check_fitness({**_facts(about), **_facts(memory)})
+
+
+def _facts(info: object) -> dict[str, str]:
+    lines = info.splitlines() if isinstance(info, str) else ()
+    return {name: value for name, found, value in (line.partition(":") for line in lines) if found}
+
+
+def _check_fitness(facts: Mapping[str, str]) -> None:
+    version = facts.get("redis_version", "")
+    if version and int(version.partition(".")[0]) < OLDEST:
+        raise StoreUnfit(f"the store is Redis {version}; Redis {OLDEST} or Valkey is needed")
+    policy = facts.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        raise StoreUnfit(f"the store's maxmemory-policy is {policy}, which forgets counters; it must be noeviction")
 
 
 class Finder(Protocol):
@@ -97,7 +133,7 @@ class Address:
             host=parsed.get("host", "localhost"),
             port=parsed.get("port", 6379),
             tls=self._tls,
-            greeting=_greeting(parsed),
+            login=_login(parsed),
         )
 
     async def close(self) -> None:
@@ -115,8 +151,7 @@ class SentinelMaster:
 
     async def find(self) -> Server:
         host, port = await self._sentinels.discover_master(self._name)
-        greeting = (*_greeting(self._parsed), command("ROLE"))
-        return Server(None, host, int(port), self._tls, greeting, master=True)
+        return Server(None, host, int(port), self._tls, _login(self._parsed), master=True)
 
     async def close(self) -> None:
         for sentinel in self._sentinels.sentinels:
@@ -154,7 +189,7 @@ class ClusterKeeper:
             raise RedisConnectionError("no node holds the keys")
         # Who answered comes first next time, and nobody is forgotten for being away.
         self._known = heard + [address for address in self._known if address not in heard]
-        return Server(None, str(node.host), int(node.port), self._tls, _greeting(self._parsed))
+        return Server(None, str(node.host), int(node.port), self._tls, _login(self._parsed))
 
     async def close(self) -> None:
         """Each search lets go of its own connections."""
@@ -169,7 +204,7 @@ def _brief() -> dict[str, Any]:
     }
 
 
-def _greeting(parsed: dict[str, Any]) -> tuple[bytes, ...]:
+def _login(parsed: dict[str, Any]) -> tuple[bytes, ...]:
     said = []
     user, password, database = parsed.get("username"), parsed.get("password"), parsed.get("db")
     if password is not None:
