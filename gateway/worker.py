@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import logging
 import os
@@ -47,6 +48,10 @@ _SPARE = 24
 
 #: Bytes of answers that the kernel takes for a client beyond what is on its way to it.
 _UNSENT = 128 * 1024
+
+#: Of mallopt(3), and bytes of an allocation that is given back by itself.
+_M_MMAP_THRESHOLD = -3
+_LARGE = 128 * 1024
 
 #: Seconds in which a leaving worker that has work says "not ready" and still takes what comes.
 _NOTICE = 2.0
@@ -130,6 +135,15 @@ def _must_go_on(task: asyncio.Task[None]) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+def _give_memory_back() -> None:
+    """Large pieces go back to the system when they are freed. glibc raises that bound by itself with the first of
+    them, and would keep what many slow clients once held.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGE)
+
+
 def _most_connections() -> int:
     """Each connection may need a second descriptor, to the upstream, beside those that the worker has of its own."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -168,6 +182,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # the package carries no typ
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
                 loop.add_signal_handler(number, server.leave)
+            _give_memory_back()
             gc.collect()
             gc.freeze()  # what is here now stays: the collector need not walk it again and again
             gc.set_threshold(50_000, 20, 50)
