@@ -8,6 +8,7 @@ As JSON over ``POST /_simulator/script`` a list of objects with the names of `Be
     {"fault": "cut"}                                     a good answer, half of it
     {"fault": "refuse_body", "status": 411}              an answer before the request's body was read
     {"endpoint": "edits", "fault": "hang", "times": 3}   the next three edits are never answered
+    {"containing": "harbour", "status": 502}             502 to the next request with that word in its body
 """
 
 import json
@@ -15,9 +16,9 @@ import threading
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gateway.simulator.messages import EarlyReply, Ending, Reply
 from gateway.simulator.validation import Endpoint
@@ -33,6 +34,11 @@ class Behaviour(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     endpoint: Endpoint | None = Field(default=None, description="the endpoint it applies to; none is both")
+    containing: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description="text in the body of the requests it applies to; none is any. Not with refuse_body "
+        "and close_before_body_end, which act before the body is there",
+    )
     times: Annotated[int, Field(ge=1)] | None = Field(
         default=1, description="requests it applies to; null is all to come"
     )
@@ -66,6 +72,16 @@ class Behaviour(BaseModel):
     def early(self) -> bool:
         """Whether it acts before the request is complete."""
         return self.fault in _EARLY
+
+    @model_validator(mode="after")
+    def _act_on_what_is_there(self) -> Self:
+        if self.early and self.containing is not None:
+            raise ValueError(f"{self.fault} acts before the body that should contain something is there")
+        return self
+
+    def fits(self, endpoint: Endpoint, body: bytes | bytearray) -> bool:
+        """Whether it is for this request. body: as far as it has come."""
+        return self.endpoint in (None, endpoint) and (self.containing is None or self.containing.encode() in body)
 
     def scripted(self) -> tuple[int, bytes] | None:
         """Status and body that stand for the answer, or None for a real one."""
@@ -124,15 +140,15 @@ class Script:
         with self._lock:
             self._queue.extend((one, one.times) for one in checked)
 
-    def take(self, endpoint: Endpoint, *, early: bool) -> Behaviour | None:
-        """The behaviour for a request to `endpoint`.
+    def take(self, endpoint: Endpoint, body: bytes | bytearray = b"", *, early: bool) -> Behaviour | None:
+        """The behaviour for a request to `endpoint` with this body.
 
         early: its head has just come. Then only an early behaviour is given out, and only if it is the next one
         for this endpoint: a request that never completes must not use up what waits for a complete one.
         """
         with self._lock:
             for position, (one, left) in enumerate(self._queue):
-                if one.endpoint not in (None, endpoint):
+                if not one.fits(endpoint, body):
                     continue
                 if one.early is not early:
                     if early:

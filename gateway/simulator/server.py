@@ -127,7 +127,7 @@ class Simulator:
             return self._file(request)
         self.record.in_flight(1)
         endpoint = _ENDPOINTS.get(request.path)
-        behaviour = (self._script.take(endpoint, early=False) if endpoint else None) or Behaviour()
+        behaviour = (self._script.take(endpoint, request.body, early=False) if endpoint else None) or Behaviour()
         outcome = await asyncio.to_thread(
             execute,
             request,

@@ -188,6 +188,17 @@ def test_behaviours_wait_for_their_endpoint_and_count_down(simulator: SimulatorT
         assert read_answer(connection)[0] == 500
 
 
+def test_behaviours_wait_for_the_words_they_are_about(simulator: SimulatorThread) -> None:
+    """One that names text goes to the bodies that have it, of either endpoint; the others pass it over."""
+    simulator.script({"containing": "harbour", "status": 500, "times": 2}, {"containing": "a cat", "status": 503})
+    assert [ask(simulator).status_code for _ in range(2)] == [503, 200]
+    assert ask(simulator, prompt="a harbour").status_code == 500
+    body = form({"image": png()}, {"prompt": "the harbour at night"})
+    with connected(simulator) as connection:
+        connection.sendall(edit_head(f"Content-Length: {len(body)}") + body)
+        assert read_answer(connection)[0] == 500
+
+
 def test_an_aborted_request_uses_up_no_behaviour(simulator: SimulatorThread) -> None:
     """What waits for a complete request still waits after one that never was."""
     simulator.script({"status": 503})
@@ -221,7 +232,17 @@ def test_the_control_api_queues_and_clears(simulator: SimulatorThread) -> None:
     assert ask(simulator).status_code == 200
 
 
-@pytest.mark.parametrize("sent", [b"", b"[1]", b'[{"fault": "explode"}]', b'[{"statsu": 500}]', b'[{"times": 0}]'])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"[1]",
+        b'[{"fault": "explode"}]',
+        b'[{"statsu": 500}]',
+        b'[{"times": 0}]',
+        b'[{"fault": "refuse_body", "containing": "a cat"}]',
+    ],
+)
 def test_an_invalid_script_is_refused_whole(simulator: SimulatorThread, sent: bytes) -> None:
     """Anything but known names with values in range is 400, in process ValidationError, and queues nothing."""
     behind_a_valid_one = b'[{"status": 500}, ' + sent[1:]
