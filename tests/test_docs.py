@@ -34,6 +34,7 @@ from gateway.config.file import load
 from gateway.config.model import Config
 from gateway.core import errors, keys
 from gateway.metrics import OUTCOMES
+from tests.support import packages
 from tests.support.running import NO_TLS, SECRETS, Running, base_config, free_port, running_gateway
 from tests.support.simulated import SimulatorThread, running_simulator
 
@@ -329,19 +330,7 @@ def made(simulator: SimulatorThread, endpoint: str) -> int:
 @pytest.fixture(scope="module")
 def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which node finds OpenAI's SDK."""
-    path = tmp_path_factory.mktemp("node")
-    wanted = json.loads((ROOT / "tests/data/clients/package.json").read_text("utf-8"))["dependencies"]["openai"]
-    done = subprocess.run(
-        ["npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts", f"openai@{wanted}"],
-        cwd=path,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    if done.returncode != 0:
-        pytest.skip(f"needs the npm package openai: {done.stderr.strip()[-500:]}")
-    return path
+    return packages.node_folder(tmp_path_factory.mktemp("node"))
 
 
 def check_teams_block(block: Block, gateway: Running, simulator: SimulatorThread, run_it: Callable[..., str]) -> str:

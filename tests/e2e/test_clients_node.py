@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 import random
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +13,10 @@ import pytest
 from PIL import Image
 
 from tests.simulator.pictures import decoded, encoded, mask, png
+from tests.support import packages
 from tests.support.site import Site, documented, picture, running_site
 
 pytestmark = [pytest.mark.slow, pytest.mark.npm, pytest.mark.timeout(300)]
-
-DATA = Path(__file__).parent.parent / "data" / "clients"
-INSTALL_LIMIT = 240.0  # seconds
 
 TEAMS: dict[str, dict[str, Any]] = {
     "day": {"quotas": [{"images": 2, "per": "day"}]},
@@ -43,22 +40,17 @@ def site(one_site: Site) -> Site:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The programs of tests/data/clients with the packages that they need, and two PNGs of one size."""
-    path = tmp_path_factory.mktemp("node")
-    shutil.copytree(DATA, path, dirs_exist_ok=True)
-    command = ["npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts", "--prefer-offline"]
-    ended = subprocess.run(command, cwd=path, capture_output=True, text=True, timeout=INSTALL_LIMIT, check=False)
-    if ended.returncode != 0:
-        names = ", ".join(json.loads((DATA / "package.json").read_text("utf-8"))["dependencies"])
-        pytest.skip(f"needs the npm packages {names}: {ended.stderr.strip()[-500:]}")
+    path = packages.node_folder(tmp_path_factory.mktemp("node"))
     (path / "photo.png").write_bytes(png((64, 48)))
     (path / "mask.png").write_bytes(mask((64, 48), (0, 0, 64, 24)))
     return path
 
 
 def node(program: str, calls: list[dict[str, Any]], *, site: Site, folder: Path, team: str = "free") -> list[Any]:
-    """What came of each of the calls."""
+    """What came of each of the calls, which are made one after another."""
     ended = subprocess.run(
-        ["node", program, json.dumps(calls)],
+        ["node", program],
+        input="".join(f"{json.dumps([call])}\n" for call in calls),
         cwd=folder,
         env={**site.environ(team), "OPENAI_BASE_URL": site.base_url},
         capture_output=True,
@@ -67,8 +59,7 @@ def node(program: str, calls: list[dict[str, Any]], *, site: Site, folder: Path,
         check=False,
     )
     assert (ended.returncode, ended.stderr) == (0, "")
-    outcomes: list[Any] = json.loads(ended.stdout)
-    return outcomes
+    return [outcome for line in ended.stdout.splitlines() for outcome in json.loads(line)]
 
 
 def digest(path: Path) -> str:
