@@ -20,9 +20,6 @@ class SimulatorThread:
 
     def __init__(self, simulator: Simulator) -> None:
         self.simulator = simulator
-        self._started = threading.Event()
-        self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="simulator", daemon=True)
 
     @property
     def base_url(self) -> str:
@@ -45,6 +42,10 @@ class SimulatorThread:
         self.simulator.script(*behaviours)
 
     def start(self) -> None:
+        """Listen, also after a `stop`: then on the same port, with the same record."""
+        self._started = threading.Event()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="simulator", daemon=True)
         self._thread.start()
         self._started.wait()
         if self._failure is not None:

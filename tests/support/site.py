@@ -86,12 +86,12 @@ def picture(url: str) -> Image.Image:
     return decoded(httpx.get(url, timeout=10, verify=NO_TLS).raise_for_status().content)
 
 
-def wait_until(holds: Callable[[], _T], *, seconds: float = 10.0) -> _T:
+def wait_until(holds: Callable[[], _T], *, seconds: float = 10.0, interval: float = 0.01) -> _T:
     """Look again and again till it is true, which is returned; AssertionError when it is not in that time."""
     ends = time.monotonic() + seconds
     while not (found := holds()):
         assert time.monotonic() < ends, f"after {seconds} s it still does not hold"
-        time.sleep(0.01)
+        time.sleep(interval)
     return found
 
 
