@@ -11,8 +11,10 @@ from gateway.core.errors import (
     UpstreamRefused,
     UpstreamUnreachable,
 )
+from gateway.core.quota import MICRO
+from gateway.core.refusals import dollars
 from gateway.core.secret import Secret
-from gateway.core.settlement import error_for
+from gateway.core.settlement import Settlement, error_for
 
 _UNKNOWN = (
     "The image service gave no readable answer after it had the whole request, so the images may have been made "
@@ -21,8 +23,13 @@ _UNKNOWN = (
 
 
 def unknown() -> OutcomeUnknown:
-    """The outcome of a released request that nobody can know. The charge is added by whoever settles it."""
+    """The outcome of a released request that nobody can know. `tell_charge` adds what it came to."""
     return OutcomeUnknown(_UNKNOWN)
+
+
+def tell_charge(error: OutcomeUnknown, end: Settlement) -> None:
+    error.extra["charged"] = {"images": end.images, "usd": end.cost / MICRO}
+    error.headers["x-gateway-cost-usd"] = dollars(end.cost)
 
 
 def premature() -> UpstreamFailed:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import exchange as exchanges
-from gateway.core import framing
+from gateway.core import framing, outcomes
 from gateway.core.errors import ClientGone, GatewayError, InternalError, RequestTimeout, UnknownUrl
 from gateway.core.parameters import shown
 from gateway.core.refusals import limit_headers
@@ -67,7 +67,7 @@ class _Guard:
                 _let_go(error)
         except Exception as error:  # noqa: BLE001 the last net: whatever it was, the client gets an answer
             self.step.failed(self.exchange, error)
-            await self.answer(InternalError("The gateway failed on this request. It has been logged."))
+            await self.answer(_own_fault(self.exchange))
 
     async def receive(self) -> Message:
         self.asked = True
@@ -124,6 +124,16 @@ class _Guard:
                     read += len(message.get("body", b""))
         except TimeoutError:
             return
+
+
+def _own_fault(exchange: Exchange) -> GatewayError:
+    """A 500, which every SDK sends again, is for what cannot have been made."""
+    if not exchange.released:
+        return InternalError("The gateway failed on this request. It has been logged.")
+    error = outcomes.unknown()
+    if exchange.settlement is not None:
+        outcomes.tell_charge(error, exchange.settlement)
+    return error
 
 
 def _let_go(error: BaseException) -> None:

@@ -9,9 +9,8 @@ from collections.abc import Callable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import exchange as exchanges
-from gateway.core import settlement
+from gateway.core import outcomes, settlement
 from gateway.core.errors import GatewayError, OutcomeUnknown
-from gateway.core.quota import MICRO
 from gateway.core.refusals import dollars, limit_headers
 from gateway.core.settlement import Settlement
 from gateway.exchange import Exchange
@@ -83,9 +82,8 @@ class _Ending:
             await self._settle(settlement.refunded(sent=sent))
         else:
             await self._settle(settlement.presumed(ordered=order.n, cost=exchange.cost))
-        if isinstance(error, OutcomeUnknown):
-            error.extra["charged"] = {"images": order.n, "usd": exchange.cost / MICRO}
-            error.headers["x-gateway-cost-usd"] = dollars(exchange.cost)
+        if isinstance(error, OutcomeUnknown) and exchange.settlement is not None:
+            outcomes.tell_charge(error, exchange.settlement)
 
     async def _settle(self, end: Settlement) -> None:
         exchange = self.exchange
