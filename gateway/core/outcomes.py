@@ -1,5 +1,7 @@
 """What an upstream's refusal becomes for the team: contract 4.3, the rows that begin with "upstream"."""
 
+import re
+
 from gateway.core.answers import upstream_error
 from gateway.core.errors import (
     GatewayError,
@@ -12,7 +14,7 @@ from gateway.core.errors import (
     UpstreamUnreachable,
 )
 from gateway.core.quota import MICRO
-from gateway.core.refusals import dollars
+from gateway.core.refusals import dollars, retry_headers
 from gateway.core.secret import Secret
 from gateway.core.settlement import Settlement, error_for
 
@@ -20,6 +22,9 @@ _UNKNOWN = (
     "The image service gave no readable answer after it had the whole request, so the images may have been made "
     "and are charged. Do not send the request again without checking."
 )
+
+#: A Retry-After in seconds; in its other form, a date, no upstream is known to send it.
+_SECONDS = re.compile(r"[0-9]{1,9}")
 
 
 def unknown() -> OutcomeUnknown:
@@ -49,8 +54,9 @@ def refusal(status: int, body: bytes, *, released: bool, retry_after: str | None
         kind = words.type or "invalid_request_error"
         return UpstreamRefused(words.message, status=status, kind=kind, code=words.code, param=words.param)
     if found is UpstreamRateLimited:
-        seconds = retry_after is not None and retry_after.isascii() and retry_after.isdigit()
-        headers = {"retry-after": retry_after} if retry_after and seconds else {}
+        headers = {}
+        if retry_after is not None and _SECONDS.fullmatch(retry_after):
+            headers = retry_headers(int(retry_after))
         return UpstreamRateLimited("The image service takes no more requests right now.", headers=headers)
     if found is UpstreamAuthFailed:
         return UpstreamAuthFailed("The image service does not accept the gateway's own key.")

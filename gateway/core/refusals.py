@@ -11,7 +11,8 @@ from gateway.core.errors import GatewayError, InsufficientQuota, Overloaded, Quo
 from gateway.core.quota import MICRO, ORGANIZATION, Per, RuleState, Unit, Verdict
 from gateway.core.settlement import Settlement
 
-#: Past this a client that waits for Retry-After gives up or, worse, does not wait (Node's SDK ignores longer ones).
+#: Past this a client that waits for Retry-After gives up or, worse, does not wait (OpenAI's SDK for Node, version 7) or
+#: sleeps for however long it is (version 6).
 _WORTH_WAITING = 60
 
 #: Seconds to say where a slot may come free at any moment.
@@ -63,7 +64,7 @@ def quota_error(verdict: Verdict, *, team: str, contact: str) -> GatewayError:
     return error(
         f"{_sentence(leading, team)} Ask {contact}",
         extra={"quota": facts},
-        headers=_retry_headers(leading, verdict.now, short=short),
+        headers=_advice(leading, verdict.now, short=short),
     )
 
 
@@ -128,7 +129,15 @@ def iso(at: float | None, zone: str) -> str | None:
     return None if at is None else datetime.fromtimestamp(-(-at // 1), ZoneInfo(zone)).isoformat()
 
 
-def _retry_headers(state: RuleState, now: float, *, short: bool) -> dict[str, str]:
+def retry_headers(seconds: int, *, worth: bool = True) -> dict[str, str]:
+    """When a refusal is over, and that it is not worth waiting for: over a minute, or where it is not `worth` it."""
+    headers = {"retry-after": str(seconds)}
+    if not worth or seconds > _WORTH_WAITING:
+        headers["x-should-retry"] = "false"
+    return headers
+
+
+def _advice(state: RuleState, now: float, *, short: bool) -> dict[str, str]:
     if state.rule.unit is Unit.CONCURRENT and not state.never_fits:
         return {"retry-after": str(_SLOT_RETRY)}
     if state.fits_at is None:
@@ -137,10 +146,7 @@ def _retry_headers(state: RuleState, now: float, *, short: bool) -> dict[str, st
     if state.rule.per is Per.MINUTE:
         # A window that errs to the strict side by a second must not cost a client the one retry that it would make.
         after = min(after, _WORTH_WAITING)
-    headers = {"retry-after": str(after)}
-    if not short or after > _WORTH_WAITING:
-        headers["x-should-retry"] = "false"
-    return headers
+    return retry_headers(after, worth=short)
 
 
 def limit_headers(verdict: Verdict, settlement: Settlement | None) -> Iterable[tuple[str, str]]:

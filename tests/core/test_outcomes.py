@@ -45,10 +45,20 @@ def test_the_accounts_key_is_never_repeated(status: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("retry_after", "headers"), [("7", {"retry-after": "7"}), (None, {}), ("", {}), ("-1", {}), ("1.5", {}), ("²", {})]
+    ("retry_after", "headers"),
+    [
+        ("7", {"retry-after": "7"}),
+        ("60", {"retry-after": "60"}),
+        ("61", {"retry-after": "61", "x-should-retry": "false"}),
+        ("9" * 9, {"retry-after": "9" * 9, "x-should-retry": "false"}),
+        *((odd, {}) for odd in (None, "", "-1", "1.5", "²", "9" * 10, "9" * 5000)),
+    ],
 )
 def test_a_rate_limits_retry_after_is_passed_on(retry_after: str | None, headers: dict[str, str]) -> None:
-    """Seconds as the upstream said them; what is no number of seconds is left out."""
+    """Seconds as the upstream said them; what is no sensible number of them is left out.
+
+    Over a minute it is said that waiting is not worth it: OpenAI's SDK for Node would sleep for as long as it takes.
+    """
     error = refused(429, retry_after=retry_after, message="slow down")
     assert isinstance(error, errors.UpstreamRateLimited)
     assert error.headers == headers

@@ -83,6 +83,8 @@ def upstream_answers() -> Iterator[Row]:
     script = Behaviour(status=429, headers={"retry-after": "1"})
     yield Row(when="upstream 429", script=script, sent=TILL_TIRED, status=429, code="upstream_rate_limited")
     yield Row(when="upstream 429 once", script=script, once=True, sent=ONCE_MORE, paid=1)
+    script = Behaviour(status=429, headers={"retry-after": "3600"})
+    yield Row(when="upstream 429 hour", script=script, sent=TOO_LONG, status=429, code="upstream_rate_limited")
     for status in (500, 501, 503):
         script = Behaviour(status=status)
         yield Row(when=f"upstream {status}", script=script, sent=TILL_TIRED, status=502, code="upstream_error")
