@@ -214,6 +214,6 @@ def _error(failure: Failure, *, released: bool) -> UpstreamError:
         )
     how = "did not answer in time" if failure == "timeout" else "broke off without a complete answer"
     return OutcomeUnknown(
-        f"The image service had the whole request and {how}. The images may have been made; "
-        "sending it again may make them twice."
+        f"The image service had the whole request and {how}. The images may have been made and are charged; "
+        "sending it again may make them, and charge them, twice."
     )
