@@ -36,6 +36,8 @@ from gateway import jwks, logs
 from gateway.admin import dashboard, health, scrape, team
 from gateway.core import catalog
 from gateway.core.errors import MethodNotAllowed, UnknownUrl, UpstreamAccountExhausted
+from gateway.core.quota import Verdict
+from gateway.core.refusals import rule_facts
 from gateway.exchange import Exchange, facts
 from gateway.parts import Parts
 from gateway.pipeline.authenticate import Authenticate, Room
@@ -64,7 +66,7 @@ def build_app(parts: Parts) -> ASGIApp:
         Read,
         partial(Remember, ledger=parts.ledger),
         partial(Settle, ledger=parts.ledger, settled=tally.settled),
-        partial(Reserve, ledger=parts.ledger, accounts=parts.accounts, decided=tally.decided),
+        partial(Reserve, ledger=parts.ledger, accounts=parts.accounts, decided=partial(_decided, parts)),
         Rewrite,
     )
 
@@ -147,6 +149,14 @@ def _no_keys(issuer: str, error: str) -> None:
     logs.line("key set not had", logging.WARNING, issuer=issuer, error=error)
 
 
+def _decided(parts: Parts, exchange: Exchange, verdict: Verdict) -> None:
+    parts.tally.decided(exchange, verdict)
+    for state, percent in verdict.passed:
+        facts = rule_facts(state)
+        team = facts.pop("scope")
+        logs.line("quota warning", logging.WARNING, team=team, threshold=f"{percent}%", **facts, request_id=exchange.id)
+
+
 def _answered(parts: Parts, exchange: Exchange, status: str) -> None:
     parts.tally.answered(exchange, status)
     if exchange.account is not None:
@@ -157,6 +167,7 @@ def _ended(parts: Parts, exchange: Exchange) -> None:
     parts.tally.ended(exchange)
     if exchange.account is not None and isinstance(exchange.error, UpstreamAccountExhausted):
         parts.accounts.set_aside(exchange.account)  # a 429 may be about credit too: its status does not tell
+    parts.refused.note(exchange)
     logs.request(facts(exchange))
 
 

@@ -196,7 +196,7 @@ class Metrics:
             self.upstream_inflight.labels(account.name)
             for status in ("200", "timeout", "cut", "connect_error"):
                 self.upstream_responses.labels(account.name, status)
-        for operation in ("admit", "reserve", "settle", "beat", "usage"):
+        for operation in ("admit", "reserve", "settle", "beat", "usage", "remember", "administer", "refusals"):
             self.store_errors.labels(operation)
             self.store_seconds.labels(operation)
         for result in ("success", "failure"):

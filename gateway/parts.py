@@ -7,6 +7,7 @@ from gateway.ledger.redis import RedisLedger
 from gateway.live import Live
 from gateway.metrics import Metrics
 from gateway.pipeline.meter import Tally
+from gateway.refused import Refused
 from gateway.transport import Transport
 
 
@@ -33,3 +34,4 @@ class Parts:
     tally: Tally
     readiness: Readiness
     accounts: Accounts
+    refused: Refused

@@ -26,7 +26,8 @@ from gateway import __version__, logs
 from gateway.accounts import Accounts
 from gateway.app import build_admin, build_app
 from gateway.core.catalog import Settings
-from gateway.core.errors import GatewayError
+from gateway.core.errors import GatewayError, StoreUnavailable
+from gateway.ledger.administration import Administration, told
 from gateway.ledger.redis import RedisLedger
 from gateway.ledger.servers import Finder
 from gateway.live import Live
@@ -34,6 +35,7 @@ from gateway.metrics import Metrics
 from gateway.parts import Parts, Readiness
 from gateway.pipeline.meter import Tally
 from gateway.protocol import Doors, Protocol
+from gateway.refused import Refused
 from gateway.slots import take_slot, tell_config
 from gateway.transport import Transport
 
@@ -42,6 +44,9 @@ _MARGIN = 60.0
 
 #: Seconds that a worker waits for the store before it takes requests without one.
 _FIRST_CONTACT = 5.0
+
+#: Seconds between two looks for changes that commands made.
+_CHANGES = 2.0
 
 #: Descriptors of a worker that come and go beside those of requests: the store's connections, files of uploads.
 _SPARE = 24
@@ -105,10 +110,13 @@ async def assembled(path: Path, settings: Settings, store: Finder, folder: Path)
     tell_config(folder, slot, settings.hash)
     await live.catch_up()
     transport = Transport()
-    parts = Parts(live, ledger, transport, metrics, tally, Readiness(ledger), Accounts(tally.busy))
+    administration = ledger.administration()
+    latest = Refused(administration.keep_refusals, ledger.now)
+    parts = Parts(live, ledger, transport, metrics, tally, Readiness(ledger), Accounts(tally.busy), latest)
     # A new worker beside busy ones must not refuse what they would take.
     await ledger.connect(_FIRST_CONTACT)
-    tasks = [asyncio.create_task(ledger.run()), asyncio.create_task(live.follow())]
+    going = (ledger.run(), live.follow(), parts.refused.run(), _tell_changes(administration))
+    tasks = [asyncio.create_task(task) for task in going]
     for task in tasks:
         task.add_done_callback(_must_go_on)
     try:
@@ -117,8 +125,18 @@ async def assembled(path: Path, settings: Settings, store: Finder, folder: Path)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await parts.refused.write()
         await ledger.close()
         await transport.aclose()
+
+
+async def _tell_changes(administration: Administration) -> None:
+    """Log what commands have changed in the store; of all workers and hosts one tells it."""
+    while True:
+        await asyncio.sleep(_CHANGES)
+        with contextlib.suppress(StoreUnavailable):
+            for change in await administration.untold():
+                logs.line(f"quota {change.act}", logging.WARNING, **told(change))
 
 
 def _unread(parts: Parts, request_id: str, client_ip: str, error: GatewayError) -> None:

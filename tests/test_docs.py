@@ -203,7 +203,7 @@ models:
 """
 
 TEAM = """\
-teams: {{design: {{unlimited: true, keys: [{{id: ci, sha256: "{digest}"}}]}}}}
+teams: {{design: {{quotas: [{{images: 100, per: day}}], keys: [{{id: ci, sha256: "{digest}"}}]}}}}
 """
 
 
@@ -219,7 +219,10 @@ def gateway(simulator: SimulatorThread) -> Iterator[Running]:
     config = base_config(upstream=simulator.base_url)
     soon = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 7 * 86400))
     config["teams"]["design"]["keys"][0]["expires"] = soon
-    config["teams"]["design"]["quotas"] += [{"requests": 100, "per": "hour"}, {"usd": 5, "per": "month"}]
+    config["teams"]["design"]["quotas"] += [
+        {"requests": 100, "per": "hour"},
+        {"usd": 5, "per": "month", "warn_at": ["50%"]},
+    ]
     with running_gateway(config=config) as running:
         yield running
 
@@ -421,6 +424,10 @@ def test_the_example_of_a_command_runs(name: str, folder: Folder) -> None:
         assert "--port 8090" in text
         with running(text.replace("8090", str(port)), folder.path, log) as process:
             until(lambda: answers(f"http://127.0.0.1:{port}/_simulator/record"), process, log)
+    elif name.startswith(("quota ", "why")):  # they speak to the store, which the gateway runs
+        with running("gateway serve", folder.path, log) as process:
+            until(lambda: answers(f"{folder.public}/readyz"), process, log)
+            bash(text, folder.path)
     else:
         bash(text, folder.path)
 

@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "gateway.exchange": ("gateway.core.",),
     # What the requests of one worker share.
     "gateway.accounts": ("gateway.core.",),
+    "gateway.refused": ("gateway.core.", "gateway.exchange"),
     "gateway.waiting": (),
     # Who may sign for teams. Fetching its keys is apart, so that reading tokens knows no network.
     "gateway.tokens": ("gateway.core.",),
@@ -56,6 +57,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "gateway.live",
         "gateway.metrics",
         "gateway.pipeline.meter",
+        "gateway.refused",
         "gateway.transport",
     ),
     "gateway.admin.": (
@@ -87,6 +89,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "gateway.accounts",
         "gateway.app",
         "gateway.core.",
+        "gateway.ledger.administration",
         "gateway.ledger.redis",
         "gateway.ledger.servers",
         "gateway.live",
@@ -95,6 +98,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "gateway.parts",
         "gateway.pipeline.meter",
         "gateway.protocol",
+        "gateway.refused",
         "gateway.slots",
         "gateway.transport",
     ),
@@ -116,6 +120,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "gateway.config.",
         "gateway.core.",
         "gateway.demo",
+        "gateway.ledger.administration",
+        "gateway.ledger.redis",
         "gateway.ledger.servers",
         "gateway.ledger.valkey",
         "gateway.logs",

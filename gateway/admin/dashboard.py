@@ -10,8 +10,9 @@ from starlette.routing import Route
 
 from gateway import __version__
 from gateway.admin import guard
-from gateway.admin.team import rule_facts, spent
+from gateway.admin.team import spent
 from gateway.core.errors import StoreUnavailable
+from gateway.core.refusals import rule_facts
 from gateway.parts import Parts
 
 #: Nothing is loaded from elsewhere and nothing runs.

@@ -84,6 +84,20 @@ async def _families(parts: Parts, settings: Settings) -> list[Family]:
         ("gateway_quota_limit", "A rule's limit, with grants.", rule_labels, limits),
         ("gateway_quota_used", "What is used of a rule.", rule_labels, used),
         ("gateway_quota_reset_seconds", "Seconds until a rule's window is empty again.", rule_labels, resets),
+        (
+            "gateway_quota_warning",
+            "1 while what is used of a rule has passed a threshold of its limit.",
+            ("team", "rule", "threshold"),
+            _warnings(states),
+        ),
+    ]
+
+
+def _warnings(states: Sequence[RuleState]) -> Samples:
+    return [
+        ((state.rule.scope, state.rule.name, f"{percent}%"), state.has_passed(percent))
+        for state in states
+        for percent in state.rule.warn_at
     ]
 
 

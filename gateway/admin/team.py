@@ -7,8 +7,8 @@ from gateway import exchange as exchanges
 from gateway.core.catalog import Model, Settings, Team
 from gateway.core.errors import ModelNotFound
 from gateway.core.orders import permitted_models, permitted_qualities, permitted_sizes
-from gateway.core.quota import MICRO, RuleState, Unit
-from gateway.core.refusals import iso
+from gateway.core.quota import MICRO
+from gateway.core.refusals import rule_facts
 from gateway.exchange import Exchange
 from gateway.ledger.base import Ledger
 
@@ -72,23 +72,6 @@ async def usage(request: Request, *, ledger: Ledger) -> Response:
             "month": spent(used["month"]),
         }
     )
-
-
-def rule_facts(state: RuleState) -> dict[str, object]:
-    """A rule as it stands, for programs and pages: dollars and images as plain numbers."""
-    rule = state.rule
-    scale = MICRO if rule.unit is Unit.USD else 1
-    return {
-        "rule": rule.name,
-        "scope": rule.scope,
-        "unit": rule.unit.value,
-        "per": rule.per.value if rule.per else None,
-        "mode": rule.mode,
-        "limit": state.limit / scale if scale > 1 else state.limit,
-        "used": state.used / scale if scale > 1 else state.used,
-        "remaining": state.remaining / scale if scale > 1 else state.remaining,
-        "resets_at": iso(state.resets_at, rule.zone),
-    }
 
 
 def spent(table: dict[str, int]) -> dict[str, object]:

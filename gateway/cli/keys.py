@@ -8,12 +8,11 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, timedelta
 from difflib import get_close_matches
 from getpass import getpass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from gateway.cli.options import ConfigOption, JsonOption, config_path
+from gateway.cli.options import ConfigOption, JsonOption, config_path, loaded
 from gateway.core import keys
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ def new(
     if expires is not None and end_of(moment(expires), "UTC") + _FURTHEST_ZONE < time.time():
         raise typer.BadParameter(f"{expires} is over: the key would never work", param_hint="--expires")
     if config is not None:
-        _check_place(_loaded(config), team, key_id)
+        _check_place(loaded(config), team, key_id)
     secret = keys.make(secrets.token_bytes(keys.RANDOM_BYTES))
     # The words go to the terminal, the two lines that count to whoever reads the pipe.
     typer.secho(f"A key for team {team}. It is shown this once and kept nowhere:", bold=True, err=True)
@@ -87,7 +86,7 @@ def list_keys(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
     Example: gateway keys list -c config.yaml --json
     """
-    listed = listing(_loaded(config_path(config)), now=time.time())
+    listed = listing(loaded(config_path(config)), now=time.time())
     if as_json:
         typer.echo(json.dumps([asdict(key) for key in listed], indent=2))
     elif sys.stdout.isatty():
@@ -119,18 +118,6 @@ def hash_secret() -> None:
     if secret.startswith(keys.PREFIX) and not keys.looks_like_key(secret):
         _fail(f"the secret begins with {keys.PREFIX}, but its checksum is wrong: it was cut or mistyped")
     typer.echo(keys.digest(secret).hex())
-
-
-def _loaded(path: Path) -> "Document":
-    """The config, or an end with what is wrong with it."""
-    from gateway.config.file import load
-    from gateway.config.problems import ConfigErrors, ConfigUnreadable
-
-    try:
-        return load(path)
-    except ConfigErrors as exc:
-        typer.echo(str(exc), err=True)
-        raise typer.Exit(2 if isinstance(exc, ConfigUnreadable) else 1) from exc
 
 
 def _check_place(document: "Document", team: str, key_id: str) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from gateway import __version__
-from gateway.cli import check, demo, keys, schema, serve, simulate
+from gateway.cli import check, demo, keys, quota, schema, serve, simulate, why
 
 app = typer.Typer(
     name="gateway",
@@ -18,7 +18,9 @@ app.command("demo")(demo.demo)
 app.command("simulate")(simulate.simulate)
 app.command("check")(check.check)
 app.command("schema")(schema.schema)
+app.command("why")(why.why)
 app.add_typer(keys.app, name="keys")
+app.add_typer(quota.app, name="quota")
 
 
 def _version(wanted: bool) -> None:

@@ -1,9 +1,12 @@
 """Options that several commands share, so that they read, default and explain themselves alike."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from gateway.config.document import Document
 
 DEFAULT_CONFIG = Path("config.yaml")
 
@@ -29,3 +32,15 @@ def config_path(*given: Path | None) -> Path:
     the option.
     """
     return next((path for path in given if path is not None), DEFAULT_CONFIG)
+
+
+def loaded(path: Path) -> "Document":
+    """The config, or an end with what is wrong with it."""
+    from gateway.config.file import load
+    from gateway.config.problems import ConfigErrors, ConfigUnreadable
+
+    try:
+        return load(path)
+    except ConfigErrors as exc:
+        typer.echo(str(exc), err=True)
+        raise typer.Exit(2 if isinstance(exc, ConfigUnreadable) else 1) from exc

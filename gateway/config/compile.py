@@ -112,6 +112,15 @@ def compile_settings(document: "Document", environ: Mapping[str, str] | None) ->
     return settings
 
 
+def compile_store(document: "Document", environ: Mapping[str, str]) -> Store:
+    """The store alone with its secrets, for commands that need no others. Raises `ConfigErrors`."""
+    secrets = _Secrets(environ)
+    store = _store(document.config, secrets, document.path.absolute().parent)
+    if secrets.faults:
+        raise ConfigErrors(map(document.places.problem, secrets.faults))
+    return store
+
+
 def default_model(config: Config) -> str:
     """Return the model of a request that names none: the one named so, else the only one."""
     return config.default_model or next(iter(config.models))

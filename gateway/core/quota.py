@@ -90,10 +90,6 @@ class Rule:
             and (self.endpoints is None or endpoint in self.endpoints)
         )
 
-    def limit_at(self, now: float) -> int:
-        """The limit with the grants that still run at `now` (unix seconds)."""
-        return self.limit + sum(grant.amount for grant in self.grants if grant.until is None or now < grant.until)
-
 
 @dataclass(frozen=True, slots=True)
 class Charge:
@@ -129,14 +125,22 @@ class RuleState:
         """Even an empty window could not hold it."""
         return self.amount > self.limit
 
+    def has_passed(self, percent: int) -> bool:
+        """Whether what is used has come to `percent` of the limit."""
+        return self.used > 0 and 100 * self.used >= percent * self.limit
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The store's answer to one request. now: the store's clock, unix seconds."""
+    """The store's answer to one request. now: the store's clock, unix seconds.
+
+    passed: thresholds (percent) of `warn_at` that this request was the first to pass in the rule's window.
+    """
 
     admitted: bool
     now: float
     states: tuple[RuleState, ...]
+    passed: tuple[tuple[RuleState, int], ...] = ()
 
     @property
     def refusals(self) -> tuple[RuleState, ...]:

@@ -27,7 +27,8 @@ _SPAN = {
     Per.TOTAL: "in total",
 }
 
-_NOUN = {Unit.IMAGES: "images", Unit.REQUESTS: "requests"}
+_NOUN = {Unit.IMAGES: "images", Unit.REQUESTS: "requests", Unit.CONCURRENT: "requests in flight"}
+_ONE = {Unit.IMAGES: "image", Unit.REQUESTS: "request", Unit.CONCURRENT: "request in flight"}
 
 
 def dollars(micro: int) -> str:
@@ -76,14 +77,14 @@ def _sentence(state: RuleState, team: str) -> str:
     if rule.unit is Unit.CONCURRENT:
         return f"{whose} {has} {state.used} of {state.limit} requests in flight ({named}). Free again when one ends."
     span = _SPAN[rule.per or Per.TOTAL]
-    amount = _amount(rule.unit, state.amount)
+    amount = measured(rule.unit, state.amount)
     used = f"{whose} {has} used {_of(state)} {span} ({named})"
     if state.never_fits:
         return f"{used}; this request asks for {amount}, more than the limit, so it can never fit."
     tail = "." if state.used >= state.limit else f"; this request asks for {amount}, more than is left."
     if state.fits_at is None:
         return f"{used}{tail} It does not come free again by itself."
-    return f"{used}{tail} Free again {_moment(state.fits_at, rule.zone)}."
+    return f"{used}{tail} Free again {local_time(state.fits_at, rule.zone)}."
 
 
 def _of(state: RuleState) -> str:
@@ -92,14 +93,15 @@ def _of(state: RuleState) -> str:
     return f"{state.used} of {state.limit} {_NOUN[state.rule.unit]}"
 
 
-def _amount(unit: Unit, amount: int) -> str:
+def measured(unit: Unit, amount: int) -> str:
+    """``4 images``, ``$1.20``."""
     if unit is Unit.USD:
         return f"${dollars(amount)}"
-    noun = _NOUN[unit]
-    return f"{amount} {noun if amount != 1 else noun[:-1]}"
+    return f"{amount} {_NOUN[unit] if amount != 1 else _ONE[unit]}"
 
 
-def _moment(at: float, zone: str) -> str:
+def local_time(at: float, zone: str) -> str:
+    """``2026-11-23 00:00 Europe/Berlin``, rounded up to whole seconds."""
     local = datetime.fromtimestamp(-(-at // 1), ZoneInfo(zone))
     form = "%Y-%m-%d %H:%M" if local.second == 0 else "%Y-%m-%d %H:%M:%S"
     return f"{local:{form}} {zone}"
@@ -112,15 +114,32 @@ def _facts(state: RuleState) -> dict[str, object]:
         "scope": rule.scope,
         "unit": rule.unit.value,
         "per": rule.per.value if rule.per else None,
-        "limit": _number(rule.unit, state.limit),
-        "used": _number(rule.unit, state.used),
-        "requested": _number(rule.unit, state.amount),
+        "limit": number(rule.unit, state.limit),
+        "used": number(rule.unit, state.used),
+        "requested": number(rule.unit, state.amount),
         "resets_at": iso(state.fits_at or state.resets_at, rule.zone),
     }
     return facts
 
 
-def _number(unit: Unit, amount: int) -> int | float:
+def rule_facts(state: RuleState) -> dict[str, object]:
+    """A rule as it stands, for programs and pages: dollars and images as plain numbers."""
+    rule = state.rule
+    return {
+        "rule": rule.name,
+        "scope": rule.scope,
+        "unit": rule.unit.value,
+        "per": rule.per.value if rule.per else None,
+        "mode": rule.mode,
+        "limit": number(rule.unit, state.limit),
+        "used": number(rule.unit, state.used),
+        "remaining": number(rule.unit, state.remaining),
+        "resets_at": iso(state.resets_at, rule.zone),
+    }
+
+
+def number(unit: Unit, amount: int) -> int | float:
+    """As JSON has it: micro-dollars as dollars."""
     return amount / MICRO if unit is Unit.USD else amount
 
 

@@ -2,22 +2,22 @@
 -- ARGV[1], JSON:
 --   id, team    the reservation to be; the same id again gives the same answer
 --   counters    [{k, w, ...}] each once (common.lua: read)
---   rules       common.lua: judge. Slots are asked for; all others are only looked at
+--   rules       rules.lua. Slots are asked for; all others are only looked at
 --   orders      [[rule, ...], ...] what might be ordered, the cheapest first; it is enough that one of them fits
 --   lease       ms that slots are held without a renewal
 --   patience    ms until an admission that nothing followed is forgotten
--- Gives {status, now, rules...} (common.lua: answer): status 1 admitted, 0 refused, 2 this id was admitted before,
+-- Gives {status, now, rules...} (rules.lua: answer): status 1 admitted, 0 refused, 2 this id was admitted before,
 -- -1 the windows do not hold `now`, -2 this id has ended.
 local ask = cjson.decode(ARGV[1])
 local now = clock()
-end_leases(now)
+local _, granting = end_leases(now)
 
 local rec = record(ask.id)
 if rec and rec.state ~= 'admitted' and rec.state ~= 'reserved' then return {-2, now} end
 local seen = read_all(ask, now)
 if not seen then return {-1, now} end
 
-local states = judge(ask, seen, now, function(c) return rec and c.w == 'slot' end)
+local states = judge(ask, seen, now, granting, function(c) return rec and c.w == 'slot' end)
 if rec then return answer(2, ask, seen, states, now) end
 
 local fits = #ask.orders == 0

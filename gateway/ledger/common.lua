@@ -1,18 +1,21 @@
 -- Shared by every script: it stands before each of them. Nothing here is called from outside.
 --
 -- KEYS, the same for all (one hash tag, so that a Cluster keeps them on one node):
---   1 counters   hash  counter -> packed {start, end, used} | {bucket = used, ...} | number of slots
+--   1 counters   hash  counter -> packed {start, end, used, round, left} | {bucket = used, ..., [0] = round} | number of
+--                slots; round and left only where it was corrected (administer.lua: correct)
 --   2 records    hash  reservation id -> packed record (reserve.lua)
 --   3 open       zset  reservation id by the time its charge is presumed
 --   4 leases     zset  reservation id by the time its slots fall free
 --   5 ended      zset  reservation id by the time its record is forgotten
---   6 meta       hash  last: when a gateway last called; grace: until when no lease ends
---   7 prefix     not a key of its own: what usage keys begin with, in the same slot
+--   6 meta       hash  last: when a gateway last called; grace: until when no lease ends; granting: when the last of all
+--                grants by command ends
+--   7 rules      hash  what is kept of a rule beside its counter (rules.lua)
+--   8 prefix     not a key of its own: what usage keys begin with, in the same slot
 --
 -- Units: unix milliseconds of this server's clock, images, micro-dollars. Every number stays below 2^53, where a
 -- double is still exact. A decision first reads all, then writes all: nothing in the writing half can fail.
-local COUNTERS, RECORDS, OPEN, LEASES, ENDED, META, USAGE =
-  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local COUNTERS, RECORDS, OPEN, LEASES, ENDED, META, RULES, USAGE =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 
 local SLICES = 60            -- slices of a sliding window; the oldest one counts whole, so it errs to the strict side
 
@@ -26,6 +29,12 @@ local function unpacked(value)
   return cmsgpack.unpack(value)
 end
 
+local function kept_as(kept, start, stop)
+  local seen = {used = kept[3], start = start, stop = stop}
+  if kept[4] then seen.round, seen.left = kept[4], kept[5] end
+  return seen
+end
+
 -- A counter as asked for, {k = name, w = kind, ...}, read at `now`. Kinds:
 --   'cal' s, e, f: this window [s, e) and the next [e, f)    'all' no window
 --   'roll' len: sliding, of `len` ms                         'slot' requests in flight
@@ -36,15 +45,15 @@ local function read(c, now)
   end
   local kept = unpacked(redis.call('HGET', COUNTERS, c.k))
   if c.w == 'all' then
-    return {used = kept and kept[3] or 0, start = 0, stop = 0}
+    return kept_as(kept or {0, 0, 0}, 0, 0)
   end
   if c.w == 'cal' then
     local start, stop = c.s, c.e
     if now >= c.e then start, stop = c.e, c.f end
     -- A window only moves forward: a later one that is stored already wins over a clock that went back.
-    if kept and kept[1] > start then return {used = kept[3], start = kept[1], stop = kept[2]} end
+    if kept and kept[1] > start then return kept_as(kept, kept[1], kept[2]) end
     if now < start or now >= stop then return nil end
-    if kept and kept[1] == start then return {used = kept[3], start = start, stop = stop} end
+    if kept and kept[1] == start then return kept_as(kept, start, stop) end
     return {used = 0, start = start, stop = stop}
   end
   local width = c.len / SLICES
@@ -57,7 +66,7 @@ local function read(c, now)
       used = used + amount
     end
   end
-  return {used = used, slices = alive, start = current, width = width}
+  return {used = used, slices = alive, start = current, width = width, round = kept and kept[0]}
 end
 
 -- Writes `amount` more (or less) onto a counter that `read` gave.
@@ -66,24 +75,37 @@ local function add(c, seen, amount)
     redis.call('HINCRBY', COUNTERS, c.k, amount)
   elseif c.w == 'roll' then
     seen.slices[seen.start] = (seen.slices[seen.start] or 0) + amount
+    seen.slices[0] = seen.round
     redis.call('HSET', COUNTERS, c.k, cmsgpack.pack(seen.slices))
+    seen.slices[0] = nil
   else
-    redis.call('HSET', COUNTERS, c.k, cmsgpack.pack({seen.start, seen.stop, seen.used + amount}))
+    redis.call('HSET', COUNTERS, c.k, cmsgpack.pack({seen.start, seen.stop, seen.used + amount, seen.round, seen.left}))
   end
   seen.used = seen.used + amount
 end
 
 -- Gives back into the window it was taken from; where the counter has moved on there is nothing to give back to.
+-- What was taken before a correction comes out of what that left, never out of what was taken since.
 local function give_back(charge, amount)
   if amount <= 0 then return end
   local kept = unpacked(redis.call('HGET', COUNTERS, charge.k))
   if not kept then return end
   if charge.w == 'roll' then
-    local had = kept[charge.at]
+    local at = charge.at
+    if charge.round ~= kept[0] then
+      -- What had left the window by then had no part in that.
+      if not kept[0] or at < math.floor(kept[0]) - SLICES then return end
+      at = kept[0]
+    end
+    local had = kept[at]
     if not had then return end
-    kept[charge.at] = math.max(0, had - amount)
+    kept[at] = math.max(0, had - amount)
   else
     if kept[1] ~= charge.at then return end
+    if charge.round ~= kept[4] then
+      amount = math.min(amount, kept[5] or 0)
+      kept[5] = (kept[5] or 0) - amount
+    end
     kept[3] = math.max(0, kept[3] - amount)
   end
   redis.call('HSET', COUNTERS, charge.k, cmsgpack.pack(kept))
@@ -107,40 +129,4 @@ local function reset_and_fit(c, seen, amount, limit)
     if possible and left + amount <= limit then fit = leaves(slice) break end
   end
   return reset, fit
-end
-
--- What every rule of ask.rules says of this order, in their order. own(counter): it is charged for it already.
---   rules  [[counter, limit, 1 enforce | 0 shadow, [[grant, until | -1], ...], amount], ...]; counter counts from 1
-local function judge(ask, seen, now, own)
-  local states = {}
-  for i, rule in ipairs(ask.rules) do
-    local c, before = ask.counters[rule[1]], seen[rule[1]]
-    local limit, amount = rule[2], rule[5]
-    for _, grant in ipairs(rule[4]) do
-      if grant[2] == -1 or now < grant[2] then limit = limit + grant[1] end
-    end
-    local refused = not own(c) and before.used + amount > limit
-    states[i] = {at = rule[1], amount = amount, limit = limit, refused = refused, binding = refused and rule[3] == 1}
-  end
-  return states
-end
-
--- {status, now, then for each rule: used, limit, reset, fit, refused}
-local function answer(status, ask, seen, states, now)
-  local out = {status, now}
-  for _, state in ipairs(states) do
-    local c, before = ask.counters[state.at], seen[state.at]
-    local reset, fit = reset_and_fit(c, before, state.amount, state.limit)
-    for _, value in ipairs({before.used, state.limit, reset, fit, state.refused and 1 or 0}) do out[#out + 1] = value end
-  end
-  return out
-end
-
-local function read_all(ask, now)
-  local seen = {}
-  for i, c in ipairs(ask.counters) do
-    seen[i] = read(c, now)
-    if not seen[i] then return nil end
-  end
-  return seen
 end

@@ -2,7 +2,7 @@
 --
 -- A record: state    admitted (slots held, nothing charged) -> reserved -> committed | refunded | presumed
 --           team     slots    counters whose slots it holds
---           charges  [{k counter, w kind, at window start or slice, unit, amount}, ...]
+--           charges  [{k counter, w kind, at window start or slice, round of its corrections, unit, amount}, ...]
 --           labels   key|account|model|size|quality|endpoint      periods  [team:2026-11-22, team:2026-11]
 --           images, cost   of the whole order
 local KEEP = 3600 * 1000      -- how long an ended reservation is remembered, so that a repeated call changes nothing
@@ -41,16 +41,17 @@ local function take_slots(id, rec, ask, seen, states, now)
   if #rec.slots > 0 then redis.call('ZADD', LEASES, now + ask.lease, id) end
 end
 
--- Frees the slots of leases that ran out, unless the store is just back from being away: true while it is.
+-- Frees the slots of leases that ran out, unless the store is just back from being away.
+-- Gives whether it is, and until when there are grants by command (0: there are none).
 local function end_leases(now)
-  local meta = redis.call('HMGET', META, 'last', 'grace')
-  local last, grace = tonumber(meta[1] or now), tonumber(meta[2] or '0')
+  local meta = redis.call('HMGET', META, 'last', 'grace', 'granting')
+  local last, grace, granting = tonumber(meta[1] or now), tonumber(meta[2] or '0'), tonumber(meta[3] or '0')
   if now - last > AWAY then
     grace = now + GRACE
     redis.call('HSET', META, 'grace', grace)
   end
   redis.call('HSET', META, 'last', now)
-  if grace > now then return true end
+  if grace > now then return true, granting end
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, 200)) do
     local rec = record(id)
     if rec then
@@ -59,6 +60,7 @@ local function end_leases(now)
     end
     redis.call('ZREM', LEASES, id)
   end
+  return false, granting
 end
 
 -- Books images and money of a record into the usage of its day and its month, `sign` 1 or -1.

@@ -20,6 +20,7 @@ from gateway.core.quota import Charge, Per, Rule, RuleState, Verdict
 from gateway.core.settlement import End, Settlement
 from gateway.core.windows import Calendar
 from gateway.ledger import scripts
+from gateway.ledger.administration import Administration
 from gateway.ledger.base import Booking, Remembered
 from gateway.ledger.channel import Channel
 from gateway.ledger.resp import command
@@ -57,10 +58,8 @@ class RedisLedger:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._channel = Channel(finder, limit=DECISION)
-        self._keys = scripts.keys(namespace)
-        self._scripts = {
-            name: scripts.load(name) for name in ("admit", "reserve", "settle", "beat", "usage", "remember")
-        }
+        self._namespace, self._keys = namespace, scripts.keys(namespace)
+        self._scripts = {name: scripts.load(name) for name in scripts.NAMES}
         self.deadline, self.patience = deadline, patience
         self._observe, self._presumed, self._clock = observe, presumed, clock
         self._calendar = Calendar()
@@ -98,21 +97,29 @@ class RedisLedger:
                 self._owe(rid, Settlement(End.REFUNDED, 0, 0, 0))
             raise StoreUnavailable(_AWAY)
         try:
-            answer = await self._call(operation, ask(self._now()))
-            if answer[0] == -1:  # the windows we named do not hold the store's present: name them by its clock
-                self._offset = answer[1] - int(self._clock() * 1000)
-                answer = await self._call(operation, ask(answer[1]))
+            answer = await self._asked(operation, ask)
         except (StoreUnavailable, asyncio.CancelledError):
             # It may have been taken without our knowing. The tombstone this leaves also refuses a late arrival.
             self._owe(rid, Settlement(End.REFUNDED, 0, 0, 0))
             raise
         if answer[0] < 0:
             raise StoreUnavailable(_AWAY)
-        self._offset = answer[1] - int(self._clock() * 1000)
         verdict = scripts.verdict(charges, answer)
         if verdict.admitted:
             self._leases.add(rid)
         return verdict
+
+    async def _asked(self, operation: str, ask: Callable[[int], bytes], *, probing: bool = False) -> Any:
+        """The answer to what names windows: by the store's clock, where those of ours do not hold its present."""
+        answer = await self._call(operation, ask(self._now()), probing=probing)
+        self._offset = answer[1] - int(self._clock() * 1000)
+        if answer[0] == -1:
+            answer = await self._call(operation, ask(answer[1]), probing=probing)
+        return answer
+
+    def administration(self, *, probing: bool = False) -> Administration:
+        """probing: for a command, which has no beat that would find the store."""
+        return Administration(partial(self._asked, probing=probing), self._namespace, self._calendar)
 
     async def settle(self, rid: str, settlement: Settlement) -> bool:
         self._leases.discard(rid)
@@ -127,9 +134,11 @@ class RedisLedger:
         return bool(status == 1 and before != End.PRESUMED)
 
     async def states(self, rules: Sequence[Rule]) -> list[RuleState]:
-        now = self._now()
-        ask = {"counters": [scripts.counter(rule, self._calendar, now) for rule in rules]}
-        return scripts.rule_states(rules, await self._call("usage", scripts.dumps(ask)))
+        charges = scripts.look(rules)
+        answer = await self._asked(
+            "usage", lambda now: scripts.dumps(scripts.counters_and_rules(charges, self._calendar, now))
+        )
+        return list(scripts.verdict(charges, answer).states)
 
     async def usage(self, teams: Sequence[tuple[str, str]]) -> dict[str, dict[str, dict[str, int]]]:
         now, prefix = self._now(), self._keys[-1]

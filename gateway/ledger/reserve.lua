@@ -2,16 +2,16 @@
 -- ARGV[1], JSON:
 --   id, team    the reservation; the same id again gives the same answer and charges nothing
 --   counters    [{k, w, u = unit, ...}] each once (common.lua: read)
---   rules       common.lua: judge. Two rules on one counter charge it once
+--   rules       rules.lua. Two rules on one counter charge it once
 --   lease       ms that slots are held without a renewal
 --   deadline    ms until the charge is presumed
 --   labels, images, cost   of the whole order, for the usage ledger
 --   days        [[from, till, period, ...], ...] this day and the next: the periods the order is booked under
--- Gives {status, now, rules...} (common.lua: answer): status 1 reserved, 0 refused, 2 this id was reserved before,
+-- Gives {status, now, rules..., thresholds...} (rules.lua: answer, warn): status 1 reserved, 0 refused, 2 this id was reserved before,
 -- -1 the windows or the days do not hold `now`, -2 this id has ended.
 local ask = cjson.decode(ARGV[1])
 local now = clock()
-end_leases(now)
+local _, granting = end_leases(now)
 
 local rec = record(ask.id)
 if rec and rec.state ~= 'admitted' and rec.state ~= 'reserved' then return {-2, now} end
@@ -24,7 +24,7 @@ if not seen or not periods then return {-1, now} end
 local again = rec and rec.state == 'reserved'
 local held = {}
 for _, name in ipairs(rec and rec.slots or {}) do held[name] = true end
-local states = judge(ask, seen, now, function(c) return again or held[c.k] end)
+local states = judge(ask, seen, now, granting, function(c) return again or held[c.k] end)
 if again then return answer(2, ask, seen, states, now) end
 for _, state in ipairs(states) do
   if state.binding then return answer(0, ask, seen, states, now) end
@@ -40,9 +40,10 @@ for _, state in ipairs(states) do
   if c.w ~= 'slot' and not charged[state.at] then
     charged[state.at] = true
     add(c, seen[state.at], state.amount)
-    rec.charges[#rec.charges + 1] = {k = c.k, w = c.w, at = seen[state.at].start, unit = c.u, amount = state.amount}
+    local at, round = seen[state.at].start, seen[state.at].round
+    rec.charges[#rec.charges + 1] = {k = c.k, w = c.w, at = at, round = round, unit = c.u, amount = state.amount}
   end
 end
 redis.call('ZADD', OPEN, now + ask.deadline, ask.id)
 keep(ask.id, rec)
-return answer(1, ask, seen, states, now)
+return warn(answer(1, ask, seen, states, now), ask, seen, states, now)

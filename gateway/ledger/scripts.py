@@ -1,7 +1,8 @@
 """The Lua scripts, and how what the core speaks of becomes their one JSON argument and back.
 
-The scripts are files beside this one; each is sent with common.lua and records.lua before it. What they take and
-give stands in their first comment. Limits and amounts are integers below 2^53, where Lua's doubles are exact.
+The scripts are files beside this one; each is sent with common.lua and records.lua before it, and those that judge
+with rules.lua too. What they take and give stands in their first comment. Limits and amounts are integers below
+2^53, where Lua's doubles are exact.
 """
 
 import hashlib
@@ -19,6 +20,10 @@ from gateway.core.settlement import Settlement
 from gateway.core.windows import Calendar
 from gateway.ledger.base import Booking
 from gateway.ledger.resp import bulk
+
+NAMES = ("admit", "reserve", "settle", "beat", "usage", "remember", "administer", "refusals")
+
+JUDGING = frozenset({"admit", "reserve", "usage", "administer"})  #: a function costs at each call, used or not
 
 LEASE = 30_000  #: ms that a slot is held without renewal
 
@@ -41,7 +46,8 @@ class Script:
 
 def load(name: str) -> Script:
     folder = files("gateway.ledger")
-    parts = [(folder / f"{part}.lua").read_text("utf-8") for part in ("common", "records", name)]
+    shared = ("common", "rules", "records") if name in JUDGING else ("common", "records")
+    parts = [(folder / f"{part}.lua").read_text("utf-8") for part in (*shared, name)]
     text = "#!lua\n" + "\n".join(parts)
     sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
     return Script(name, text, sha)
@@ -60,7 +66,8 @@ def dumps(ask: Mapping[str, object]) -> bytes:
 
 def keys(namespace: str) -> tuple[str, ...]:
     """All keys under one hash tag: a script's keys must lie on one node of a Cluster."""
-    return tuple(f"{{{namespace}}}:{name}" for name in ("counters", "records", "open", "leases", "ended", "meta", "u:"))
+    names = ("counters", "records", "open", "leases", "ended", "meta", "rules", "u:")
+    return tuple(f"{{{namespace}}}:{name}" for name in names)
 
 
 def counter(rule: Rule, calendar: Calendar, now: int) -> dict[str, object]:
@@ -77,7 +84,8 @@ def counter(rule: Rule, calendar: Calendar, now: int) -> dict[str, object]:
     return base | {"w": "cal", "s": bounds.start, "e": bounds.end, "f": bounds.following}
 
 
-def _counters_and_rules(charges: Sequence[Charge], calendar: Calendar, now: int) -> dict[str, object]:
+def counters_and_rules(charges: Sequence[Charge], calendar: Calendar, now: int) -> dict[str, object]:
+    """What is asked of rules, as rules.lua takes it. now: unix ms on the store's clock."""
     place: dict[str, int] = {}
     counters: list[dict[str, object]] = []
     rules: list[list[object]] = []
@@ -88,8 +96,9 @@ def _counters_and_rules(charges: Sequence[Charge], calendar: Calendar, now: int)
             place[rule.counter] = len(counters)
         grants = [[g.amount, -1 if g.until is None else int(g.until * 1000)] for g in rule.grants]
         enforced = 1 if rule.mode == "enforce" else 0
-        rules.append([place[rule.counter], rule.limit, enforced, grants, charge.amount])
-    return {"counters": counters, "rules": rules, "lease": LEASE}
+        asked = [place[rule.counter], rule.limit, enforced, grants, charge.amount]
+        rules.append([*asked, rule.warn_at] if rule.warn_at else asked)
+    return {"counters": counters, "rules": rules}
 
 
 def admission(
@@ -103,8 +112,9 @@ def admission(
     patience: int,
 ) -> bytes:
     """patience: ms until an admission that nothing followed is forgotten."""
-    ask = _counters_and_rules(charges, calendar, now)
-    ask |= {"id": rid, "team": team, "orders": [[i + 1 for i in order] for order in orders], "patience": patience}
+    ask = counters_and_rules(charges, calendar, now)
+    ask |= {"id": rid, "team": team, "orders": [[i + 1 for i in order] for order in orders]}
+    ask |= {"lease": LEASE, "patience": patience}
     return dumps(ask)
 
 
@@ -113,9 +123,10 @@ def reservation(
 ) -> bytes:
     """deadline: ms until the charge is presumed."""
     bounds = calendar.bounds(Per.DAY, booking.zone, now)
-    ask = _counters_and_rules(charges, calendar, now)
+    ask = counters_and_rules(charges, calendar, now)
     ask |= {
         "id": rid,
+        "lease": LEASE,
         "team": booking.team,
         "deadline": deadline,
         "labels": f"{booking.key}|{booking.account}|{booking.model}"
@@ -152,7 +163,7 @@ def settlement(rid: str, end: Settlement) -> bytes:
 
 
 def verdict(charges: Sequence[Charge], answer: Sequence[int]) -> Verdict:
-    """Read what admit.lua and reserve.lua give for statuses 0, 1 and 2."""
+    """Read what admit.lua, reserve.lua and usage.lua give for statuses 0, 1 and 2."""
     states = []
     for i, charge in enumerate(charges):
         used, limit, reset, fit, refused = answer[2 + 5 * i : 7 + 5 * i]
@@ -167,24 +178,14 @@ def verdict(charges: Sequence[Charge], answer: Sequence[int]) -> Verdict:
                 refused=refused == 1,
             )
         )
-    return Verdict(admitted=answer[0] in (1, 2), now=answer[1] / 1000, states=tuple(states))
+    told = answer[2 + 5 * len(charges) :]
+    passed = tuple((states[rule - 1], percent) for rule, percent in zip(told[::2], told[1::2], strict=True))
+    return Verdict(admitted=answer[0] in (1, 2), now=answer[1] / 1000, states=tuple(states), passed=passed)
 
 
-def rule_states(rules: Sequence[Rule], answer: Sequence[int]) -> list[RuleState]:
-    """Read what usage.lua gives."""
-    now = answer[0] / 1000
-    return [
-        RuleState(
-            rule=rule,
-            amount=0,
-            used=answer[1 + 2 * i],
-            limit=rule.limit_at(now),
-            resets_at=_seconds(answer[2 + 2 * i]),
-            fits_at=None,
-            refused=False,
-        )
-        for i, rule in enumerate(rules)
-    ]
+def look(rules: Sequence[Rule]) -> list[Charge]:
+    """Charges of nothing, to ask how rules stand."""
+    return [Charge(rule, 0) for rule in rules]
 
 
 def _seconds(ms: int) -> float | None:

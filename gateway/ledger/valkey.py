@@ -84,12 +84,27 @@ def socket_path(data_dir: Path, *, runtime_root: Path | None = None) -> Path:
 
     runtime_root: a directory of the running system; default $XDG_RUNTIME_DIR. /tmp, if that is none or too long.
     """
-    name = f"gateway-{os.geteuid()}-{hashlib.sha256(os.fsencode(os.path.realpath(data_dir))).hexdigest()[:8]}"
+    name = _socket_folder(data_dir, os.geteuid())
     root = Path(runtime_root or os.environ.get("XDG_RUNTIME_DIR", ""))
     path = root / name / SOCKET
     if root.is_absolute() and root.is_dir() and len(os.fsencode(path)) <= LONGEST_SOCKET_PATH:
         return path
     return Path("/tmp", name, SOCKET)  # noqa: S108 - `claim` makes sure that it is ours alone
+
+
+def find_socket(data_dir: Path) -> Path | None:
+    """Where the running server of `data_dir` listens, for a command of another user or session; None if nowhere."""
+    with suppress(OSError):
+        owner = data_dir.stat().st_uid
+        for root in (os.environ.get("XDG_RUNTIME_DIR", ""), f"/run/user/{owner}", "/tmp"):  # noqa: S108 - see above
+            path = Path(root, _socket_folder(data_dir, owner), SOCKET)
+            if path.is_absolute() and path.is_socket():
+                return path
+    return None
+
+
+def _socket_folder(data_dir: Path, user: int) -> str:
+    return f"gateway-{user}-{hashlib.sha256(os.fsencode(os.path.realpath(data_dir))).hexdigest()[:8]}"
 
 
 def claim(directory: Path) -> None:

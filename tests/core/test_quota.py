@@ -90,10 +90,21 @@ def test_the_order_of_a_narrowing_does_not_matter() -> None:
     assert one.counter == two.counter
 
 
-def test_grants_add_to_the_limit_until_their_moment() -> None:
-    """A grant ends with its moment; one without an end stays."""
-    rule = replace(IMAGES, grants=(Grant(200, 1000.0), Grant(30, None)))
-    assert [rule.limit_at(now) for now in (0, 999.999, 1000.0, 2000.0)] == [330, 330, 130, 130]
+@pytest.mark.parametrize(
+    ("used", "limit", "percent", "passed"),
+    [
+        (4, 10, 50, False),
+        (5, 10, 50, True),
+        (10, 10, 100, True),
+        (9, 10, 100, False),
+        (2, 3, 67, False),
+        (0, 0, 1, False),
+    ],
+)
+def test_a_threshold_is_passed_where_it_is_reached(*, used: int, limit: int, percent: int, passed: bool) -> None:
+    """Use that comes to the percentage has passed it, to the last unit; what is unused has passed none."""
+    standing = RuleState(IMAGES, 0, used, limit, resets_at=None, fits_at=None, refused=False)
+    assert standing.has_passed(percent) is passed
 
 
 def state(

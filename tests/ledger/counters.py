@@ -4,9 +4,11 @@ Times are unix ms. A calendar window is known here by its first local day alone,
 is needed to say when it begins or ends.
 """
 
+import math
 import operator
 from bisect import bisect_left
 from collections import defaultdict
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from itertools import accumulate
@@ -43,32 +45,72 @@ def first_day(per: Per | None, zone: str, now: int) -> date:
 
 
 @cache
-def end_of(per: Per, zone: str, at: date | int) -> int:
+def end_of(per: Per, zone: str, at: date | float) -> int:
     """The first moment at which what was taken at `at` counts no more."""
-    if isinstance(at, int):
-        return (at + 61) * (SLIDING[per] // 60)
+    if not isinstance(at, date):
+        return math.ceil((at + 61) * (SLIDING[per] // 60))
     before = int(datetime(at.year, at.month, at.day, tzinfo=UTC).timestamp()) * SECOND
     moments = range(before, before + 40 * 24 * HOUR)
     return moments[bisect_left(moments, 1, key=lambda moment: int(first_day(per, zone, moment) > at))]
 
 
+class Place(NamedTuple):
+    """Where a charge is booked: the window or the sixtieth, and how often the counter had been corrected."""
+
+    at: date | float
+    corrections: int
+
+
+def _had_part(at: date | float, correction: date | float) -> bool:
+    """Whether what was booked there was still in the window when that was corrected."""
+    if isinstance(at, date) or isinstance(correction, date):
+        return at == correction
+    return at >= int(correction) - 60
+
+
 class Counters:
     def __init__(self, now: int) -> None:
         self.now = now
-        self._kept: dict[str, dict[date | int, int]] = defaultdict(dict)
+        self.granted: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)  # (counter, mode): amount, until
+        self._kept: dict[str, dict[date | float, int]] = defaultdict(dict)  # charged since the last correction
+        self._left: dict[str, dict[date | float, int]] = defaultdict(dict)  # of what that said is used
+        self._corrections: dict[str, list[date | float]] = defaultdict(list)
         self._holders: dict[str, set[str]] = defaultdict(set)
 
-    def take(self, rule: Rule, amount: int) -> date | int:
+    def take(self, rule: Rule, amount: int) -> Place:
         """Charge it; what it was charged to. What has left the window is forgotten with that."""
-        kept = self.live(rule)
-        at = max(kept) if kept and rule.per not in SLIDING else window(rule, self.now)  # only forward
-        self._kept[rule.counter] = kept | {at: kept.get(at, 0) + amount}
-        return at
+        at = self._present(rule)
+        kept, left = self._live(rule, self._kept), self._live(rule, self._left)
+        self._kept[rule.counter], self._left[rule.counter] = kept | {at: kept.get(at, 0) + amount}, left
+        return Place(at, len(self._corrections[rule.counter]))
 
-    def give_back(self, rule: Rule, at: date | int, amount: int) -> None:
-        """Into the window it was taken from; where the counter has moved on there is nothing to give back to."""
-        if at in self._kept[rule.counter]:
-            self._kept[rule.counter][at] -= max(0, amount)
+    def correct(self, rule: Rule, amount: int) -> None:
+        """From now on that is used. In a sliding window it stands between two sixtieths, where nothing is charged."""
+        at: date | float = self._present(rule)
+        earlier = self._corrections[rule.counter]
+        if not isinstance(at, date):
+            last = max((name for name in earlier if not isinstance(name, date)), default=0.0)
+            at = max(at + 0.5, last + 2**-10)
+        earlier.append(at)
+        self._kept[rule.counter], self._left[rule.counter] = {}, {at: amount}
+
+    def give_back(self, rule: Rule, place: Place, amount: int) -> None:
+        """Into the window it was taken from; where the counter has moved on there is nothing to give back to.
+
+        What was taken before a correction comes out of what that left, if it had a part in it.
+        """
+        corrections = self._corrections[rule.counter]
+        if place.corrections == len(corrections):
+            if place.at in self._kept[rule.counter]:
+                self._kept[rule.counter][place.at] -= max(0, amount)
+            return
+        at, left = corrections[-1], self._left[rule.counter]
+        if at in left and _had_part(place.at, at):
+            left[at] = max(0, left[at] - max(0, amount))
+
+    def _present(self, rule: Rule) -> date | int:
+        live = [at for at in self.live(rule) if isinstance(at, date)]
+        return max(live) if live else window(rule, self.now)  # only forward
 
     def hold(self, counter: str, rid: str) -> None:
         self._holders[counter].add(rid)
@@ -79,11 +121,15 @@ class Counters:
     def is_over(self, charge: Charge) -> bool:
         return self.used(charge.rule) + charge.amount > self.limit(charge.rule)
 
-    def live(self, rule: Rule) -> dict[date | int, int]:
+    def live(self, rule: Rule) -> dict[date | float, int]:
         """What still counts on the rule's counter. A clock that went back opens no earlier window again."""
-        kept, now = self._kept[rule.counter], window(rule, self.now)
+        kept, left = self._live(rule, self._kept), self._live(rule, self._left)
+        return kept | {at: amount + kept.get(at, 0) for at, amount in left.items()}
+
+    def _live(self, rule: Rule, table: Mapping[str, dict[date | float, int]]) -> dict[date | float, int]:
+        kept, now = table[rule.counter], window(rule, self.now)
         if isinstance(now, int):
-            return {at: amount for at, amount in kept.items() if isinstance(at, int) and at >= now - 60}
+            return {at: amount for at, amount in kept.items() if not isinstance(at, date) and at >= now - 60}
         return {at: amount for at, amount in kept.items() if str(at) >= str(now)}
 
     def used(self, rule: Rule) -> int:
@@ -91,13 +137,14 @@ class Counters:
 
     def limit(self, rule: Rule) -> int:
         running = (g.amount for g in rule.grants if g.until is None or self.now < g.until * 1000)
-        return rule.limit + sum(running)
+        granted = (amount for amount, until in self.granted[rule.counter, rule.mode] if self.now < until)
+        return rule.limit + sum(running) + sum(granted)
 
     def state(self, charge: Charge, *, refused: bool) -> State:
         rule, limit, used = charge.rule, self.limit(charge.rule), self.used(charge.rule)
         reset = fit = None
         if rule.per in SLIDING:
-            live = sorted(self.live(rule).items())
+            live = sorted((at, amount) for at, amount in self.live(rule).items() if not isinstance(at, date))
             reset = max((end_of(rule.per, "", at) for at, amount in live if amount), default=None)
             left = accumulate((amount for _, amount in live), operator.sub, initial=used)
             fits = (at for (at, _), rest in zip(live, list(left)[1:], strict=True) if rest + charge.amount <= limit)

@@ -5,7 +5,7 @@ Times are unix ms. Refunds, leases, presumptions: contract 5.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 from gateway.core.quota import Charge, Rule, Unit
 from gateway.core.settlement import Settlement
 from gateway.ledger.base import Booking
-from tests.ledger.counters import HOUR, SECOND, Counters, State
+from tests.ledger.counters import HOUR, SECOND, SLIDING, Counters, Place, State
 
 LEASE, AWAY, GRACE = 30 * SECOND, 10 * SECOND, 30 * SECOND
 KEEP, KEEP_PRESUMED = HOUR, 24 * HOUR
@@ -22,15 +22,16 @@ LIVE = ("admitted", "reserved")
 
 
 class Answer(NamedTuple):
-    """1 done, 0 refused, 2 done before, -2 this id has ended."""
+    """1 done, 0 refused, 2 done before, -2 this id has ended. passed: (place of a rule, threshold) to be told of."""
 
     status: int
     states: tuple[State, ...] = ()
+    passed: tuple[tuple[int, int], ...] = ()
 
 
 class Taken(NamedTuple):
     rule: Rule
-    at: date | int  # the window or the sixtieth it was taken from
+    place: Place
     amount: int
 
 
@@ -53,6 +54,8 @@ class Model:
         self.reservations: dict[str, Reservation] = {}
         self.usage: dict[tuple[str, str], int] = defaultdict(int)
         self.last, self.grace = now, 0
+        self.told: dict[tuple[str, str, int], tuple[date | int, int]] = {}
+        self.commands: set[str] = set()
 
     @property
     def now(self) -> int:
@@ -96,7 +99,7 @@ class Model:
         self._take_slots(rid, charges)
         for rule, amount in {c.rule.counter: (c.rule, c.amount) for c in charges if not _is_slot(c)}.values():
             mine.taken.append(Taken(rule, self.counters.take(rule, amount), amount))
-        return self._answer(1, charges, refused)
+        return self._answer(1, charges, refused)._replace(passed=tuple(self._passed(charges)))
 
     def settle(self, rid: str, end: Settlement) -> tuple[int, str]:
         """End it once; a definite end replaces a presumption, once. A refund of the unknown forbids it for later."""
@@ -112,8 +115,8 @@ class Model:
         if before == "presumed":
             self._book(mine, "unknown", None, -1)
         final = {Unit.IMAGES: end.images, Unit.USD: end.cost, Unit.REQUESTS: end.requests}
-        for rule, at, amount in mine.taken:
-            self.counters.give_back(rule, at, amount - final[rule.unit])
+        for rule, place, amount in mine.taken:
+            self.counters.give_back(rule, place, amount - final[rule.unit])
         mine.state, mine.due = end.end.value, None
         mine.forget = self.now + (KEEP_PRESUMED if end.end == "presumed" else KEEP)
         if end.end != "refunded":
@@ -144,6 +147,38 @@ class Model:
             if mine.forget is not None and mine.forget <= self.now:
                 del self.reservations[rid]
         return presumed
+
+    def grant(self, id_: str, rule: Rule, amount: int, until: int) -> int:
+        """The difference that this id made, now or before. It is the rule's own, whatever it is called."""
+        if id_ not in self.commands:
+            self.counters.granted[rule.counter, rule.mode].append((amount, until))
+            self.commands.add(id_)
+        return amount
+
+    def reset(self, id_: str, rule: Rule, used: int) -> None:
+        if id_ not in self.commands:
+            self.counters.correct(rule, used)
+            self.commands.add(id_)
+
+    def _passed(self, charges: Sequence[Charge]) -> Iterator[tuple[int, int]]:
+        """Thresholds that this charge is the first in their window to find passed, or passed at a new height."""
+        for number, rule in enumerate(charge.rule for charge in charges):
+            used, limit = self.counters.used(rule), self.counters.limit(rule)
+            present: date | int = self.now
+            span = SLIDING.get(rule.per, HOUR) if rule.per else HOUR
+            if rule.unit is not Unit.CONCURRENT and rule.per not in SLIDING:
+                present = max(at for at in self.counters.live(rule) if isinstance(at, date))
+            for percent in rule.warn_at:
+                level = -(-limit * percent // 100)
+                key = (rule.counter, rule.mode, percent)
+                window, height = self.told.get(key, (None, 0))
+                if isinstance(window, date):
+                    told = window == present and height >= level
+                else:
+                    told = window is not None and self.now - window < span and height >= level
+                if 0 < used >= level and not told:
+                    self.told[key] = present, level
+                    yield number, percent
 
     def _answer(self, status: int, charges: Sequence[Charge], refused: Sequence[bool]) -> Answer:
         both = zip(charges, refused, strict=True)

@@ -6,10 +6,10 @@ replaced by the reading of a key.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import redis
 
@@ -17,12 +17,14 @@ from gateway.core.quota import Charge, Rule
 from gateway.core.settlement import Settlement
 from gateway.core.windows import Calendar
 from gateway.ledger import scripts
+from gateway.ledger.administration import Administration, Change, Granted
 from gateway.ledger.base import Booking
 from tests.ledger.counters import State
 from tests.ledger.model import LEASE, Answer
 
+T = TypeVar("T")
+
 NAMESPACE = "test"
-NAMES = ("admit", "reserve", "settle", "beat", "usage")
 CLOCK = ("redis.call('TIME')", "redis.call('HMGET', KEYS[6] .. ':clock', 's', 'us')")
 
 #: All that is kept beside the counters, as one JSON object. Numbers stand as strings, for cjson rounds them.
@@ -42,7 +44,7 @@ for id, packed in pairs(hash(KEYS[2])) do
   local rec = cmsgpack.unpack(packed)
   records[id] = {rec.state, tostring(#rec.slots)}
 end
-for _, key in ipairs(redis.call('KEYS', KEYS[7] .. '*')) do usage[string.sub(key, #KEYS[7] + 1)] = hash(key) end
+for _, key in ipairs(redis.call('KEYS', KEYS[8] .. '*')) do usage[string.sub(key, #KEYS[8] + 1)] = hash(key) end
 return cjson.encode({records = records, usage = usage,
   open = zset(KEYS[3]), leases = zset(KEYS[4]), ended = zset(KEYS[5])})
 """
@@ -66,9 +68,10 @@ class Mutant:
 def loaded(client: "redis.Redis", mutant: Mutant | None = None) -> dict[str, str]:
     """The SHA-1 of each script, by its name."""
     shas = {"dump": str(client.script_load(DUMP))}
-    for name in NAMES:
+    for name in scripts.NAMES:
         text = with_test_clock(scripts.load(name)).text
-        if mutant is not None and mutant.script in (name, "all"):
+        shared = mutant is not None and mutant.script == "all" and mutant.old in text
+        if mutant is not None and (mutant.script == name or shared):
             assert text.count(mutant.old) == 1, f"{mutant.old!r} stands {text.count(mutant.old)} times in {name}"
             text = text.replace(mutant.old, mutant.new)
         shas[name] = str(client.script_load(text))
@@ -113,6 +116,37 @@ class Store:
         assert answer[0] == self.now
         return [(answer[i], answer[i + 2], answer[i + 3]) for i in range(1, len(answer), 4)]
 
+    def grant(self, id_: str, rule: Rule, amount: int, until: int) -> int:
+        grant = self.administration.grant(id_, rule, amount, until=until / 1000, by="admin@host", reason="why not")
+        return _done(grant).difference
+
+    def reset(self, id_: str, rule: Rule, used: int) -> Change:
+        return _done(self.administration.reset(id_, rule, used, by="admin@host", reason="why not"))
+
+    def recall(self, rules: Sequence[Rule]) -> tuple[list[Granted], list[Change]]:
+        return _done(self.administration.recall(rules, since=0))
+
+    def untold(self) -> list[Change]:
+        return _done(self.administration.untold())
+
+    def keep_refusals(self, refusals: Mapping[str, Sequence[tuple[float, str]]]) -> None:
+        _done(self.administration.keep_refusals(refusals))
+
+    def refusals(self, teams: Sequence[str], *, since: float = 0.0, containing: str = "") -> list[str]:
+        return _done(self.administration.refusals(teams, since=since, containing=containing))
+
+    def expires_in(self, key: str) -> int:
+        """ms until the key goes by itself."""
+        return int(self._client.pttl(key))
+
+    @property
+    def administration(self) -> Administration:
+        async def ask(name: str, made: Callable[[int], bytes]) -> Any:
+            answer = self.call(name, made(self.now + self.skew))
+            return self.call(name, made(answer[1])) if answer[0] == -1 else answer
+
+        return Administration(ask, NAMESPACE, Calendar())
+
     def used(self, rules: Sequence[Rule]) -> list[tuple[int, int | None]]:
         """Of each rule what is used and when that resets, as `/v1/usage` and the metrics read it."""
         return self.look(rules)[1]
@@ -122,9 +156,10 @@ class Store:
 
         records: id -> [state, slots held]; open, leases, ended: id -> unix ms; usage: period -> field -> number.
         """
-        ask = {"counters": [scripts.counter(rule, Calendar(), self.now) for rule in rules]}
+        looked_at = scripts.look(rules)
+        ask = scripts.counters_and_rules(looked_at, Calendar(), self.now)
         kept, answer = self._run(("dump", b""), ("usage", scripts.dumps(ask)))
-        states = scripts.rule_states(rules, answer)
+        states = scripts.verdict(looked_at, answer).states
         return json.loads(kept), [(state.used, _ms(state.resets_at)) for state in states]
 
     def call(self, name: str, argument: bytes) -> Any:
@@ -155,7 +190,18 @@ class Store:
                 State(s.used, s.limit, _ms(s.resets_at), _ms(s.fits_at) if s.refused else None, s.refused)
                 for s in verdict.states
             ),
+            tuple((verdict.states.index(state), percent) for state, percent in verdict.passed),
         )
+
+
+def _done(call: Coroutine[Any, Any, T]) -> T:
+    """What a call gives that never has to wait."""
+    try:
+        call.send(None)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    raise AssertionError("it waits")
 
 
 @contextmanager

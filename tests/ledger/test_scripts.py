@@ -483,3 +483,112 @@ def test_numbers_stay_exact_up_to_the_largest(store: Store) -> None:
     assert used(store, rule) == LARGEST - 1
     usage = store.look()[0]["usage"]["design:2026-11"]
     assert [value for name, value in usage.items() if name.endswith("delivered|usd")] == [str(LARGEST - 1)]
+
+
+# What administrators do by command
+
+
+def moved(store: Store, ms: int) -> Store:
+    store.now += ms
+    return store
+
+
+def test_a_grant_counts_from_the_next_call_on_until_its_moment(store: Store) -> None:
+    """Reserve, admit and a look have the limit with it; in its last millisecond too, and then no more."""
+    order(store, "full", IMAGES, n=10)
+    store.grant("g", IMAGES, 5, NOON + SECOND)
+    asked = [Charge(IMAGES, 5)]
+    moved(store, SECOND - 1)
+    assert store.admit("a", "design", asked, [[0]]).states[0].limit == 15
+    assert order(store, "b", IMAGES, n=5).status == 1
+    moved(store, 1)
+    late = order(store, "c", IMAGES)
+    assert (late.status, late.states[0].limit) == (0, 10)
+
+
+def test_a_grant_goes_with_a_rule_that_is_renamed(store: Store) -> None:
+    """A rule keeps what was granted as it keeps what was used: by its counter and its mode, not by its name."""
+    store.grant("g", IMAGES, 5, NOON + DAY)
+    assert order(store, "a", replace(IMAGES, name="other", limit=20)).states[0].limit == 25
+    assert order(store, "b", replace(IMAGES, mode="shadow")).states[0].limit == 10
+
+
+def test_grants_that_run_are_listed_with_who_and_why(store: Store) -> None:
+    """Of several on a rule those that still run, with their amounts; what was changed is listed, the latest first."""
+    store.grant("short", IMAGES, 5, NOON + SECOND)
+    moved(store, 1)
+    store.grant("long", IMAGES, 7, NOON + DAY)
+    moved(store, SECOND)
+    store.reset("back", MONEY, 1_000_000)
+    grants, changes = store.recall([IMAGES, MONEY])
+    assert [(g.rule, g.amount, g.until, g.by, g.reason) for g in grants] == [
+        (IMAGES, 7, (NOON + DAY) / 1000, "admin@host", "why not")
+    ]
+    assert [(c.act, c.rule, c.before, c.after, c.difference) for c in changes] == [
+        ("reset", "usd-month", 0, 1_000_000, 1_000_000),
+        ("grant", "images-day", 15, 22, 7),
+        ("grant", "images-day", 10, 15, 5),
+    ]
+
+
+def test_changes_are_kept_for_400_days(store: Store) -> None:
+    """In its last millisecond a change is still there, however many came after it."""
+    store.reset("first", IMAGES, 1)
+    moved(store, 400 * DAY - 1)
+    store.reset("second", IMAGES, 2)
+    assert [change.id for change in store.recall([])[1]] == ["second", "first"]
+    moved(store, 2)
+    store.reset("third", IMAGES, 3)
+    assert [change.id for change in store.recall([])[1]] == ["third", "second"]
+
+
+def test_each_change_is_told_to_one_that_asks(store: Store) -> None:
+    """Two gateways ask in turn: the first hears of all that is new, the second of nothing, until there is more."""
+    store.grant("a", IMAGES, 5, NOON + DAY)
+    store.reset("b", IMAGES, 1)
+    assert [change.id for change in store.untold()] == ["a", "b"]
+    assert store.untold() == []
+    store.reset("c", IMAGES, 1)
+    assert [change.id for change in store.untold()] == ["c"]
+
+
+def test_a_counter_that_was_corrected_over_its_limit_refuses_until_its_window_ends(store: Store) -> None:
+    """A correction may say more than the limit; it is refused like any other use, and gone with the window."""
+    store.reset("a", IMAGES, 50)
+    refused = order(store, "r", IMAGES)
+    assert (refused.status, refused.states[0].used, refused.states[0].fit) == (0, 50, at("2026-11-18T00:00+00:00"))
+    moved(store, 12 * HOUR)
+    assert order(store, "s", IMAGES).states[0].used == 1
+
+
+# Why something was refused
+
+
+def test_the_latest_200_refusals_of_a_team_are_kept(store: Store) -> None:
+    """Of more the oldest go, and another team's stay."""
+    store.keep_refusals({"a": [(store.now / 1000 + i, f"a{i}") for i in range(150)], "b": [(store.now / 1000, "b0")]})
+    store.keep_refusals({"a": [(store.now / 1000 + i, f"a{i}") for i in range(150, 300)]})
+    assert store.refusals(["a"]) == [f"a{i}" for i in range(299, 99, -1)]
+    assert store.refusals(["b"]) == ["b0"]
+
+
+def test_refusals_are_kept_for_30_days(store: Store) -> None:
+    """An older one is not told, whether or not others came since; the key ends with its last one."""
+    store.keep_refusals({"a": [(store.now / 1000, "old")]})
+    moved(store, 30 * DAY)
+    assert store.refusals(["a"]) == ["old"]
+    moved(store, 1)
+    assert store.refusals(["a"]) == []
+    store.keep_refusals({"a": [(store.now / 1000, "new")]})
+    assert store.refusals(["a"]) == ["new"]
+    assert 0 < store.expires_in("{test}:refused:a") <= 30 * DAY
+
+
+def test_refusals_are_found_by_their_words_and_time(store: Store) -> None:
+    """A glob's signs stand for themselves."""
+    now = store.now / 1000
+    store.keep_refusals({"a": [(now, '{"id":"req_1"}'), (now + 1, '{"id":"req_2"}')], "b": [(now, "[x]*")]})
+    assert store.refusals(["a", "b"], containing='"req_1"') == ['{"id":"req_1"}']
+    assert store.refusals(["a", "b"], containing="[x]*") == ["[x]*"]
+    assert store.refusals(["a", "b"], containing="req_?") == []
+    assert store.refusals(["a"], since=now + 1) == ['{"id":"req_2"}']
