@@ -136,7 +136,7 @@ async def _tell_changes(administration: Administration) -> None:
         await asyncio.sleep(_CHANGES)
         with contextlib.suppress(StoreUnavailable):
             for change in await administration.untold():
-                logs.line(f"quota {change.act}", logging.WARNING, **told(change))
+                logs.line(f"quota {change.act}", logging.INFO, **told(change))
 
 
 def _unread(parts: Parts, request_id: str, client_ip: str, error: GatewayError) -> None:

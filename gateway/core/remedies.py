@@ -39,14 +39,13 @@ def _of_rule(rule: Mapping[str, Any]) -> str:
     add = dollars(lacking) if unit is Unit.USD else str(lacking)
     extra = f"gateway quota grant --team {scope} --rule {name} --add {add} --until … --reason …"
     higher = f"with a limit of at least {measured(unit, used + asked)}, {add} more than then ({extra})"
-    ways = [higher]
-    if asked > limit:
-        ways.insert(0, f"as an order of at most {measured(unit, limit)}")
-    elif resets is not None:
-        ways.insert(0, f"from {resets} on")
-        if limit > used and unit is not Unit.REQUESTS:
-            ways.insert(0, f"as an order of at most {measured(unit, limit - used)}")
-    return f"Rule {name} lets it pass {', or '.join(ways)}."
+    ways = []
+    if limit > used and unit is not Unit.REQUESTS:
+        ways.append(f"as an order of at most {measured(unit, limit - used)}")
+    if resets is not None:
+        smaller = f" as an order of at most {measured(unit, limit)}" if asked > limit else ""
+        ways.append(f"from {resets} on{smaller}")
+    return f"Rule {name} lets it pass {', or '.join([*ways, higher])}."
 
 
 def _suspended(team: Team, settings: Settings) -> str:

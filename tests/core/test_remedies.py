@@ -62,15 +62,16 @@ def test_the_grant_that_is_named_is_just_enough(
 
 
 def test_a_smaller_order_and_time_are_named_where_they_help(settings: Settings) -> None:
-    """What is left may be ordered now, the whole after the reset; an order above the limit never by waiting."""
+    """What is left may be ordered now, the limit after the reset, and by waiting never more than that."""
     (left,) = remedies(refused(DAY, used=8, amount=5), settings)
     assert "as an order of at most 2 images, or from 2026-11-17T" in left
     (full,) = remedies(refused(DAY, used=10, amount=1), settings)
     assert "as an order" not in full
-    (never,) = remedies(refused(DAY, used=3, amount=11, fits_at=None), settings)
-    assert "as an order of at most 10 images, or with a limit" in never
+    (never,) = remedies(refused(DAY, used=3, amount=11), settings)
+    assert "as an order of at most 7 images, or from 2026-11-17T" in never
+    assert "on as an order of at most 10 images, or with a limit of at least 14 images" in never
     (total,) = remedies(refused(replace(DAY, per=Per.TOTAL), used=8, amount=5, fits_at=None), settings)
-    assert total.startswith("Rule images-day lets it pass with a limit of at least 13 images, 3 more than then")
+    assert "as an order of at most 2 images, or with a limit of at least 13 images, 3 more than then" in total
 
 
 def test_each_refusing_rule_has_its_sentence(settings: Settings) -> None:

@@ -77,6 +77,25 @@ async def spend(ledger: RedisLedger) -> None:
     assert usage["design"]["month"]["ci|main|dall-e-3|1024x1024|standard|generations|delivered|images"] == LIMIT
 
 
+async def administer(ledger: RedisLedger) -> None:
+    """Grant, correct, list what was done, and keep and find refusals: all that commands ask of a store."""
+    administration = ledger.administration()
+    until = time.time() + 60
+    granted = await administration.grant("g", IMAGES, 3, until=until, by="admin@host", reason="why not")
+    assert granted == await administration.grant("g", IMAGES, 3, until=until, by="admin@host", reason="why not")
+    assert (granted.before, granted.after) == (LIMIT, LIMIT + 3)
+    corrected = await administration.reset("r", IMAGES, 1, by="admin@host", reason="why not")
+    assert (corrected.before, corrected.after) == (LIMIT, 1)
+    (state,) = await ledger.states([IMAGES])
+    assert (state.used, state.limit) == (1, LIMIT + 3)
+    grants, changes = await administration.recall([IMAGES], since=0)
+    assert ([grant.amount for grant in grants], {change.id for change in changes}) == ([3], {"g", "r"})
+    assert [change.id for change in await administration.untold()] == ["g", "r"]
+    await administration.keep_refusals({"design": [(time.time(), f"refusal {i}") for i in range(300)]})
+    assert len(await administration.refusals(["design"])) == 200
+    assert await administration.refusals(["design"], containing="refusal 299") == ["refusal 299"]
+
+
 async def back(ledger: RedisLedger) -> float:
     """Seconds until an order is decided again."""
     began = time.monotonic()
@@ -95,6 +114,7 @@ def test_each_engine_counts_exactly(program: Path) -> None:
     async def main(url: str) -> None:
         async with working(Address(url)) as ledger:
             await spend(ledger)
+            await administer(ledger)
 
     with server(program) as node:
         asyncio.run(main(f"{node.url}/3"))
@@ -128,6 +148,7 @@ def test_tls_and_a_user_who_may_little(tmp_path: Path) -> None:
             url = f"rediss://gateway:p%40ss%2Fword@localhost:{port}/0?ssl_ca_certs={made.authority}"
             async with working(Address(url)) as ledger:
                 await spend(ledger)
+                await administer(ledger)
 
         asyncio.run(main())
         with node.client() as client:
@@ -222,11 +243,12 @@ def test_a_cluster_goes_on_when_our_node_is_lost() -> None:
     async def main(lose: Callable[[], None], url: str) -> None:
         async with working(ClusterKeeper(url, scripts.keys(NAMESPACE)[0])) as ledger:
             await spend(ledger)
+            await administer(ledger)
             lose()
             seconds = await back(ledger)
             print(f"back after {seconds:.1f} s")
             (state,) = await ledger.states([IMAGES])
-            assert state.used == LIMIT
+            assert (state.used, state.limit) == (2, LIMIT + 3), "what was corrected, and what was taken since"
 
     with cluster(VALKEY) as whole:
         holder = whole.holder(scripts.keys(NAMESPACE)[0])
