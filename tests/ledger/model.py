@@ -53,7 +53,8 @@ class Model:
         self.counters, self.deadline, self.patience = Counters(now), deadline, patience
         self.reservations: dict[str, Reservation] = {}
         self.usage: dict[tuple[str, str], int] = defaultdict(int)
-        self.last, self.grace = now, 0
+        self.last: int | None = None  # nobody has called yet
+        self.grace = 0
         self.told: dict[tuple[str, str, int], tuple[date | int, int]] = {}
         self.commands: set[str] = set()
 
@@ -200,7 +201,7 @@ class Model:
 
     def _end_leases(self) -> None:
         """A store that was away longer than AWAY missed the renewals too: for GRACE no lease ends."""
-        if self.now - self.last > AWAY:
+        if self.last is not None and self.now - self.last > AWAY:
             self.grace = self.now + GRACE
         self.last = self.now
         for rid, mine in self.reservations.items():
