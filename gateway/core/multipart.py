@@ -1,15 +1,16 @@
 """A strict reader of ``multipart/form-data`` (RFC 7578) for edits: bytes in, frozen events out, no I/O.
 
-`multipart.PushMultipartParser` finds the delimiters; the grammar on top is narrow, for readers disagree about all the
-rest: CRLF alone, no preamble, no epilogue, one plain ``Content-Disposition: form-data; name="…"`` a part, every text
-once, text without and images with a file name. File names and types are read over and thrown away. Files are handed
-on as they arrive and never held; texts come whole, decoded from UTF-8.
+`multipart.PushMultipartParser` reads delimiter lines and part heads. What stands between them goes past it: it is
+searched for the next delimiter here, once, and a file's bytes are handed on as they came, uncopied and never held.
+Texts come whole, decoded from UTF-8. The grammar is narrow, for readers disagree about all the rest: CRLF alone, no
+preamble, no epilogue, one plain ``Content-Disposition: form-data; name="…"`` a part, every text once, text without and
+images with a file name. File names and types are read over and thrown away.
 
 However the same bytes are cut into chunks, the verdict is the same. Nothing is final before `FormReader.close`.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -117,6 +118,10 @@ class _Parser(PushMultipartParser):  # type: ignore[misc]  # the library carries
         check_line(line, longest=self.max_header_size - 2)
         super()._on_segment_headerline(line)
 
+    def count(self, data: bytes) -> None:
+        """Data of the open part that goes past the parser: it holds the part to its Content-Length, if it has one."""
+        self._on_segment_payload(data)
+
 
 class FormReader:
     """Reads one form. Feed it every chunk and use up its events, then `close` it at the end of the body.
@@ -129,7 +134,7 @@ class FormReader:
         raw = boundary.encode() if isinstance(boundary, str) else boundary
         self._limits = limits
         self._opening = b"--" + raw + b"\r\n"
-        self._closing = b"\r\n--" + raw + b"--"
+        self._delimiter = b"\r\n--" + raw
         self._parser = _Parser(
             raw,
             max_header_size=limits.max_header_line + 2,
@@ -139,7 +144,7 @@ class FormReader:
             strict=True,
         )
         self._state = State.OPENING
-        self._held = b""  # OPENING: what has come; later: the stream's last bytes, shorter than the closing delimiter
+        self._held = b""  # OPENING: what has come; within a part: the last bytes, as far as they may be a delimiter's
         self._epilogue = b""
         self._name = ""
         self._size = 0
@@ -156,6 +161,9 @@ class FormReader:
             raise RuntimeError(f"{self!r} was fed")
         try:
             yield from self._feed(chunk)
+        except MultipartError as exc:
+            self._state = State.FAILED
+            raise MalformedRequest(f"The form cannot be read: {exc.args[0]}.") from exc
         except BaseException:
             self._state = State.FAILED
             raise
@@ -170,42 +178,79 @@ class FormReader:
         return FormEnded()
 
     def _feed(self, chunk: bytes) -> Iterator[Event]:
-        if self._state is State.OPENING:
-            # The library takes CRLFs and, by the cut of its first chunk, a preamble; ours is exactly one line.
-            self._held += chunk
-            if not self._held.startswith(self._opening[: len(self._held)]):
-                raise MalformedRequest("The body does not start with the boundary that Content-Type names.")
-            if len(self._held) < len(self._opening):
+        data, self._held = self._held + chunk, b""
+        at = 0
+        while at < len(data):
+            if self._state is State.OPENING:
+                at = yield from self._read_opening(data)
+            elif self._state is State.HEADERS:
+                # No more than a line, so that the parser never holds anything of what follows a part's head.
+                end = data.find(b"\n", at) + 1 or len(data)
+                yield from self._parse(data[at:end])
+                at = end
+            elif self._state is State.EPILOGUE:
+                self._check_epilogue(data[at:])
                 return
-            chunk, self._held = self._held, b""
-            self._state = State.HEADERS
-        if self._state is State.EPILOGUE:
-            self._check_epilogue(chunk)
-        elif chunk:
-            yield from self._parse(chunk)
+            else:
+                at = yield from self._read_part(data, at)
 
-    def _parse(self, chunk: bytes) -> Iterator[Event]:
-        # The library drops what follows the closing delimiter in the same chunk, so it gets no more than that.
-        # No valid form holds these bytes earlier: inside a part they end it, in a header line they are malformed.
-        joined = self._held + chunk
-        found = joined.find(self._closing)
-        end = found + len(self._closing) - len(self._held) if found >= 0 else len(chunk)
-        try:
-            for event in self._parser.parse(chunk[:end]):
-                if isinstance(event, MultipartSegment):
-                    yield from self._begin(part_head(event.headerlist))
-                elif event is None:
-                    yield self._end()
-                else:
-                    yield from self._data(event)
-            if found < 0:
-                self._held = joined[1 - len(self._closing) :]
-                return
+    def _read_opening(self, data: bytes) -> Generator[Event, None, int]:
+        """The library takes CRLFs and, by the cut of its first chunk, a preamble; ours is exactly one line."""
+        if not data.startswith(self._opening[: len(data)]):
+            raise MalformedRequest("The body does not start with the boundary that Content-Type names.")
+        if len(data) < len(self._opening):
+            self._held = data
+            return len(data)
+        self._state = State.HEADERS
+        yield from self._parse(self._opening)
+        return len(self._opening)
+
+    def _read_part(self, data: bytes, at: int) -> Generator[Event, None, int]:
+        """A part's data from `at` on, and its delimiter line if it is there. Returns where that leaves off."""
+        if not self._size and self._may_be_empty(data, at):
+            self._held = data[at:]
+            return len(data)
+        end = self._undecided(data, at)
+        if end > at:
+            part = data[at:end]
+            self._parser.count(part)
+            yield from self._data(part)
+        line = data[end : end + len(self._delimiter) + 2]
+        if len(line) < len(self._delimiter) + 2:
+            self._held = line
+            return len(data)
+        yield from self._parse(line)
+        if line.endswith(b"--"):
             self._parser.close()
-        except MultipartError as exc:
-            raise MalformedRequest(f"The form cannot be read: {exc.args[0]}.") from exc
-        self._state = State.EPILOGUE
-        self._check_epilogue(chunk[end:])
+            self._state = State.EPILOGUE
+        return end + len(line)
+
+    def _may_be_empty(self, data: bytes, at: int) -> bool:
+        """Whether a part's first bytes may be the boundary, without a line break of its own before it.
+
+        Some readers see an empty part there, others its data: as a whole it is refused.
+        """
+        boundary = self._delimiter[2:]
+        start = data[at : at + len(boundary)]
+        if start == boundary:
+            raise MalformedRequest("A part of the form has the boundary where its data begins.")
+        return boundary.startswith(start)
+
+    def _undecided(self, data: bytes, at: int) -> int:
+        """Where the next delimiter begins, or the bytes that may become one, or where data ends."""
+        found = data.find(self._delimiter, at)
+        if found < 0:
+            found = data.rfind(b"\r", max(at, len(data) - len(self._delimiter) + 1))
+            if found < 0 or not self._delimiter.startswith(data[found:]):
+                return len(data)
+        return found
+
+    def _parse(self, line: bytes) -> Iterator[Event]:
+        for event in self._parser.parse(line):
+            if isinstance(event, MultipartSegment):
+                yield from self._begin(part_head(event.headerlist))
+            else:  # never data, see `_read_part`: the end of a part
+                yield self._end()
 
     def _check_epilogue(self, chunk: bytes) -> None:
         # Some clients end the last line, some do not; both are one form to every reader.

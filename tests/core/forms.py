@@ -166,6 +166,10 @@ REFUSED: dict[str, tuple[bytes, Verdict]] = {
     "blank after a later boundary": (form(text(b"n"), b"--" + B + b" \r\n" + CD + b'name="m"\r\n\r\n1\r\n'), BAD),
     "longer boundary": (form(text(b"n"), b"--" + B + b"x\r\n" + CD + b'name="m"\r\n\r\n1\r\n'), BAD),
     "one dash at the end": (form(text(b"n"), end=b"--" + B + b"-\r\n"), BAD),
+    # An empty part to some readers, which count the head's last line break to the delimiter; data to others.
+    "boundary where a text begins": (form(text(b"n", b"--" + B + b"\r\n" + CD + b'name="m"\r\n\r\n1')), BAD),
+    "boundary where a file begins": (form(file(data=b"--" + B + b"x" + PIXELS)), BAD),
+    "end where a text begins": (form(part(CD + b'name="n"')).replace(b"\r\n1\r\n", b"\r\n"), BAD),
     "preamble": (b"hello\r\n" + form(text(b"n")), BAD),
     "CRLF first": (b"\r\n" + form(text(b"n")), BAD),
     "preamble with a part": (text(b"n").replace(B, b"other") + form(text(b"n")), BAD),
