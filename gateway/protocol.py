@@ -14,7 +14,7 @@ import logging
 from secrets import token_hex
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from gateway import logs
 from gateway.core.errors import GatewayError, MalformedRequest, RequestTimeout
@@ -69,6 +69,7 @@ class Protocol(HttpToolsProtocol):
     _unread_deadline: asyncio.TimerHandle | None = None
     _unread = 0
     _reads = False
+    _answered: RequestResponseCycle | None = None  #: whose answer is on its way; `cycle` is the last that was begun
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -88,10 +89,11 @@ class Protocol(HttpToolsProtocol):
                 timer.cancel()
         if not self._left.done():
             self._left.set_result(None)
+        self._desert()
         super().connection_lost(exc)
         # Whoever still works for it has the request's own scope. That names this connection's `abort`: with it here,
         # all of both would stay until the garbage collector's next round.
-        self.cycle = self.scope = None  # type: ignore[assignment]  # as before the first request
+        self.cycle = self.scope = self._answered = None  # type: ignore[assignment]  # as before the first request
         self.pipeline.clear()
 
     def data_received(self, data: bytes) -> None:
@@ -129,6 +131,10 @@ class Protocol(HttpToolsProtocol):
         config: Any = self.config
         if config.readiness.draining:
             self.cycle.keep_alive = False
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
 
     def shutdown(self) -> None:
         if self.cycle is None or self.cycle.response_complete:
@@ -171,10 +177,11 @@ class Protocol(HttpToolsProtocol):
             self.transport.abort()
 
     def _desert(self) -> None:
-        """Whoever works on the last request is told that nobody waits for it."""
-        if self.cycle is not None:
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
+        """Whoever works on a request is told that nobody waits for it."""
+        for cycle in (self._answered, self.cycle):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
 
     def _is_admin_port(self, address: tuple[str, int]) -> bool:
         host, port = address

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
+import uvloop
 from starlette.types import Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.server import ServerState
@@ -485,3 +486,27 @@ def test_a_connection_that_ended_leaves_nothing(left_early: bool) -> None:
         assert known() is None
     finally:
         gc.enable()
+
+
+def test_an_answer_to_nobody_ends_quietly() -> None:
+    """An answer whose client resets the connection is sent to its end without an error, behind it another request."""
+    ended: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"3000000")]})
+        for more in (True, True, False):
+            await send({"type": "http.response.body", "body": bytes(1_000_000), "more_body": more})
+            await scope["extensions"]["gateway.left"]
+        ended.append(scope["path"])
+
+    async def play() -> None:
+        async with served(app) as (url, state):
+            async with connected(url, small=True) as line:
+                await line.send(b"GET /first HTTP/1.1\r\nHost: x\r\n\r\nGET /second HTTP/1.1\r\nHost: x\r\n\r\n")
+                await line.head()
+                line.writer.transport.abort()
+            await gone(state, seconds=5)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # as in production: asyncio's forgives it
+        runner.run(play())
+    assert ended == ["/first"]
