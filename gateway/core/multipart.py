@@ -26,6 +26,7 @@ from gateway.core.errors import (
 )
 from gateway.core.parameters import folded, named, shown, unknown
 from gateway.core.partheads import PartHead, check_line, part_head
+from gateway.core.search import find
 
 FILES = ("image", "image[]", "mask")  #: the only names of file parts, ``image[]`` for lists as the SDKs write them
 
@@ -238,7 +239,7 @@ class FormReader:
 
     def _undecided(self, data: bytes, at: int) -> int:
         """Where the next delimiter begins, or the bytes that may become one, or where data ends."""
-        found = data.find(self._delimiter, at)
+        found = find(data, self._delimiter, at)
         if found < 0:
             found = data.rfind(b"\r", max(at, len(data) - len(self._delimiter) + 1))
             if found < 0 or not self._delimiter.startswith(data[found:]):
