@@ -4,7 +4,7 @@ a deadline for a request's head, from the connection or the last answer on
 a deadline for a client that does not read what it asked for
 bounds on the head's size, on the number of its headers, and on connections
 the error shape of the gateway for heads that are no HTTP at all
-`abort`, for an answer that must not end cleanly
+`abort`, for an answer that must not end cleanly; `wake`, for a wait that has lasted too long
 which listener a connection came in by
 """
 
@@ -112,7 +112,7 @@ class Protocol(HttpToolsProtocol):
         self._head_size = 0
         self._in_head = True
         scope: dict[str, Any] = self.scope  # type: ignore[assignment]  # extensions are ours to name
-        scope["extensions"] = {"gateway.abort": self.abort, "gateway.left": self._left}
+        scope["extensions"] = {"gateway.abort": self.abort, "gateway.left": self._left, "gateway.wake": self.wake}
 
     def on_url(self, url: bytes) -> None:
         self._grow(len(url))
@@ -175,6 +175,11 @@ class Protocol(HttpToolsProtocol):
         self._desert()
         if self.transport is not None:
             self.transport.abort()
+
+    def wake(self) -> None:
+        """Whoever waits for more of the body being read gets what there is, be it nothing."""
+        if self.cycle is not None:
+            self.cycle.message_event.set()
 
     def _desert(self) -> None:
         """Whoever works on a request is told that nobody waits for it."""

@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "gateway.accounts": ("gateway.core.",),
     "gateway.refused": ("gateway.core.", "gateway.exchange"),
     "gateway.waiting": (),
+    "gateway.deadline": (),
     # Who may sign for teams. Fetching its keys is apart, so that reading tokens knows no network.
     "gateway.tokens": ("gateway.core.",),
     "gateway.jwks": ("gateway.tokens",),
@@ -43,6 +44,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "gateway.accounts",
         "gateway.answer",
         "gateway.core.",
+        "gateway.deadline",
         "gateway.exchange",
         "gateway.ledger.base",
         "gateway.metrics",

@@ -6,7 +6,6 @@ be complete, so that a cut answer never ends cleanly. A client that reads too sl
 read to its end and counted.
 """
 
-import asyncio
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
@@ -21,6 +20,7 @@ from gateway.core import outcomes
 from gateway.core.answers import ImageCounter, count_images
 from gateway.core.catalog import Account
 from gateway.core.errors import UpstreamError
+from gateway.deadline import Deadline
 from gateway.exchange import Exchange
 from gateway.transport import Closing
 from gateway.upstream import Upstream
@@ -130,6 +130,7 @@ class _Answer:
         self._exchange, self._scope, self._send, self._response = exchange, scope, send, response
         self._ends = began + exchange.settings.upstream.total_timeout - _HURRY
         self._client_reads = True
+        self._patience = Deadline(self._let_go)
         exchange.upstream_status = response.status_code
 
     async def pass_on(self) -> None:
@@ -144,7 +145,10 @@ class _Answer:
             head.append(piece)
             size += len(piece)
             if size > _WHOLE:
-                await self._pass_stream(head, pieces)
+                try:
+                    await self._pass_stream(head, pieces)
+                finally:
+                    self._patience.close()
                 return
         body = b"".join(head)
         made = count_images(body)
@@ -198,12 +202,14 @@ class _Answer:
     async def _body(self, piece: bytes, *, more: bool) -> None:
         if not self._client_reads:
             return
-        try:
-            async with asyncio.timeout(max(0.0, min(_READ_STALL, self._ends - time.monotonic()))):
-                await self._send({"type": "http.response.body", "body": piece, "more_body": more})
-        except TimeoutError:
-            self._client_reads = False
-            self._scope["extensions"]["gateway.abort"]()
+        self._patience.begin(min(_READ_STALL, self._ends - time.monotonic()))
+        await self._send({"type": "http.response.body", "body": piece, "more_body": more})
+        self._patience.end()
+
+    def _let_go(self) -> None:
+        """The client reads too slowly. What is being sent to it returns, for it has left."""
+        self._client_reads = False
+        self._scope["extensions"]["gateway.abort"]()
 
     def _stream(self) -> httpx.AsyncByteStream:
         stream = self._response.stream

@@ -5,10 +5,9 @@ arrives: files pass on at once, re-framed between part headers of the gateway's 
 cases the last message that the steps inside receive is empty, and the order stands on the exchange by then.
 """
 
-import asyncio
 import hashlib
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from secrets import token_hex
 from typing import cast
 
@@ -21,6 +20,7 @@ from gateway.core.multipart import Field, FileBegan, FileData, FormReader
 from gateway.core.png import PngHead, check_mask_size
 from gateway.core.pricing import price
 from gateway.core.rewriting import FormWriter
+from gateway.deadline import Deadline
 from gateway.exchange import Exchange
 
 _KB = 1024
@@ -33,35 +33,48 @@ class Read:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = exchanges.of(scope)
         _check_encoding(exchange)
-        source = _Source(exchange, receive)
+        source = _Source(exchange, receive, wake=scope["extensions"]["gateway.wake"])
         reading = _json(exchange, source) if exchange.endpoint == "generations" else _form(exchange, source)
         try:
             await self.app(scope, reading.__anext__, send)
         finally:
+            source.close()
             await reading.aclose()
 
 
 class _Source:
-    """The client's bytes, with the deadlines of `request_limits`: between two pieces and over all of them."""
+    """The client's bytes, with the deadlines of `request_limits`: between two pieces and over all of them.
 
-    def __init__(self, exchange: Exchange, receive: Receive) -> None:
+    Only the time counts in which a piece is waited for here. wake: makes `receive` return, if nothing else does.
+    """
+
+    def __init__(self, exchange: Exchange, receive: Receive, *, wake: Callable[[], None]) -> None:
         limits = exchange.settings.limits
         self._idle, self._left = limits.body_idle_timeout, limits.body_total_timeout
-        self._receive = receive
+        self._receive, self._wake = receive, wake
+        self._deadline = Deadline(self._give_up)
+        self._overdue = False
         self.more = True
 
     async def piece(self) -> bytes:
         began = time.monotonic()
-        try:
-            async with asyncio.timeout(max(0.0, min(self._idle, self._left))):
-                message = await self._receive()
-        except TimeoutError as exc:
-            raise RequestTimeout("The request's body stalled or came too slowly.") from exc
+        self._deadline.begin(min(self._idle, self._left))
+        message = await self._receive()
+        self._deadline.end()
         self._left -= time.monotonic() - began
+        if self._overdue:
+            raise RequestTimeout("The request's body stalled or came too slowly.")
         if message["type"] == "http.disconnect":
             raise ClientGone("The client left before its request was complete.")
         self.more = message.get("more_body", False)
         return cast("bytes", message.get("body", b""))
+
+    def close(self) -> None:
+        self._deadline.close()
+
+    def _give_up(self) -> None:
+        self._overdue = True
+        self._wake()
 
 
 def _message(body: bytes, *, more: bool) -> Message:
