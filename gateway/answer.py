@@ -118,6 +118,8 @@ class Answer(httpx.AsyncByteStream):
             if self.complete:
                 raise StopAsyncIteration
             self.check()
+            if self._connection is not None:
+                self._connection.resume()
             self._arrival = self._loop.create_future()
             try:
                 await self._arrival
@@ -126,8 +128,6 @@ class Answer(httpx.AsyncByteStream):
                 raise
         piece = self._pieces.popleft()
         self.held -= len(piece)
-        if self.held <= HELD_LIMIT // 2 and self._connection is not None:
-            self._connection.resume()
         return piece
 
     async def aclose(self) -> None:

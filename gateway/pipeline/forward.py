@@ -6,6 +6,7 @@ be complete, so that a cut answer never ends cleanly. A client that reads too sl
 read to its end and counted.
 """
 
+import math
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
@@ -180,18 +181,22 @@ class _Answer:
         counter = ImageCounter()
         length = self._response.headers.get("content-length")
         await self._start(int(length) if length is not None else None)
-        held = b"".join(head)
-        counter.feed(held)
+        left = int(length) if length is not None else math.inf  # without a length, what ends it is written at the end
+        piece, last = b"".join(head), b""
         try:
-            async for piece in pieces:
+            while piece:
                 counter.feed(piece)
-                await self._body(held, more=True)
-                held = piece
+                left -= len(piece)
+                if left > 0:
+                    await self._body(piece, more=True)
+                else:
+                    last = piece
+                piece = await anext(pieces, b"")
         finally:
             self._exchange.made = counter.count
         if not counter.complete:
             raise outcomes.unknown()
-        await self._body(held, more=False)
+        await self._body(last, more=False)
 
     async def _start(self, length: int | None) -> None:
         headers = [(b"content-type", b"application/json")]
