@@ -69,8 +69,10 @@ class Connection(asyncio.Protocol):
         self._answer = Answer(self, progress, total)
         return self._answer
 
-    def write(self, data: bytes, *, closing: bool) -> None:
-        """Hands bytes over. closing: the request is complete with them, and from here on its outcome may be unknown."""
+    def write(self, *data: bytes, closing: bool) -> None:
+        """Hands bytes over, in one write. closing: the request is complete with them, and from here on its outcome may
+        be unknown.
+        """
         answer = self._answer
         if answer is None or self._transport is None or self._transport.is_closing():
             return  # the exchange has failed already and its answer says so
@@ -79,8 +81,8 @@ class Connection(asyncio.Protocol):
         if closing:
             progress.released = True
             answer.start_clock()
-        progress.bytes_sent += len(data)
-        self._transport.write(data)
+        progress.bytes_sent += sum(map(len, data))
+        self._transport.writelines(data)
 
     async def writable(self, limit: float | None) -> None:
         """Waits until the socket takes more, `limit` seconds at most; a stall fails the exchange.

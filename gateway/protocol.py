@@ -14,6 +14,7 @@ import logging
 from secrets import token_hex
 from typing import Any
 
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from gateway import logs
@@ -131,6 +132,19 @@ class Protocol(HttpToolsProtocol):
         config: Any = self.config
         if config.readiness.draining:
             self.cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        cycle = self.cycle
+        if not cycle.body and not cycle.response_complete:
+            # Handed on as it is: uvicorn would copy it into a bytearray, and that into bytes.
+            cycle.body = body  # type: ignore[assignment]
+            if len(body) > HIGH_WATER_LIMIT:
+                self.flow.pause_reading()
+            cycle.message_event.set()
+            return
+        if isinstance(cycle.body, bytes):
+            cycle.body = bytearray(cycle.body)  # many small chunks of one read: joined in linear time
+        super().on_body(body)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answered = cycle

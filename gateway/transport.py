@@ -256,7 +256,7 @@ async def _write_stream(connection: Connection, answer: Answer, outgoing: _Outgo
                 return
             sent += len(piece)
             if length is None:
-                connection.write(_chunk(piece), closing=isinstance(piece, Closing))
+                connection.write(*_chunk(piece), closing=isinstance(piece, Closing))
             elif sent <= length:
                 connection.write(piece, closing=sent == length)
             else:
@@ -272,13 +272,10 @@ async def _write_stream(connection: Connection, answer: Answer, outgoing: _Outgo
         raise InternalError("The request is shorter than its head says.")
 
 
-def _chunk(piece: bytes) -> bytes:
-    """One chunk, with the last chunk behind it where the piece is the closing one (RFC 9112, 7.1).
-
-    Joined, not `writelines`: in some Python releases that one ignores the high-water mark (CVE-2024-12254).
-    """
-    chunk = b"%x\r\n%b\r\n" % (len(piece), piece) if piece else b""
-    return chunk + _LAST_CHUNK if isinstance(piece, Closing) else chunk
+def _chunk(piece: bytes) -> tuple[bytes, ...]:
+    """One chunk, with the last chunk behind it where the piece is the closing one (RFC 9112, 7.1)."""
+    end = b"\r\n" + _LAST_CHUNK if isinstance(piece, Closing) else b"\r\n"
+    return (b"%x\r\n" % len(piece), piece, end) if piece else (_LAST_CHUNK,)
 
 
 def _outgoing(request: httpx.Request) -> _Outgoing:
