@@ -185,8 +185,7 @@ class FormReader:
             if self._state is State.OPENING:
                 at = yield from self._read_opening(data)
             elif self._state is State.HEADERS:
-                # No more than a line, so that the parser never holds anything of what follows a part's head.
-                end = data.find(b"\n", at) + 1 or len(data)
+                end = _end_of_head(data, at)
                 yield from self._parse(data[at:end])
                 at = end
             elif self._state is State.EPILOGUE:
@@ -333,3 +332,15 @@ class FormReader:
         except UnicodeDecodeError as exc:
             param = named(self._name)
             raise ParameterError(f"{param} is not UTF-8.", param=param) from exc
+
+
+def _end_of_head(data: bytes, at: int) -> int:
+    """How far a part's head may go from `at` on: never past its empty line, for what follows is not the parser's.
+
+    A line so short is that one, or its second half, or malformed.
+    """
+    while line_end := data.find(b"\n", at) + 1:
+        if line_end - at <= len(b"\r\n"):
+            return line_end
+        at = line_end
+    return len(data)
