@@ -148,7 +148,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     ),
     "jinja2": ("gateway.admin.dashboard",),
     "jwt": ("gateway.tokens",),
-    "multipart": ("gateway.core.multipart",),
+    "multipart": ("gateway.core.partstream",),
     "orjson": ("gateway.ledger.scripts", "gateway.logs"),
     "prometheus_client": ("gateway.metrics", "gateway.slots"),
     "pydantic": ("gateway.config.", "gateway.simulator.script"),

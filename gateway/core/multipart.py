@@ -1,20 +1,16 @@
 """A strict reader of ``multipart/form-data`` (RFC 7578) for edits: bytes in, frozen events out, no I/O.
 
-`multipart.PushMultipartParser` reads delimiter lines and part heads. What stands between them goes past it: it is
-searched for the next delimiter here, once, and a file's bytes are handed on as they came, uncopied and never held.
-Texts come whole, decoded from UTF-8. The grammar is narrow, for readers disagree about all the rest: CRLF alone, no
-preamble, no epilogue, one plain ``Content-Disposition: form-data; name="…"`` a part, every text once, text without and
-images with a file name. File names and types are read over and thrown away.
+What a part is, and where it ends, is for gateway/core/partstream.py; here is which parts an edit may have, for readers
+disagree about all the rest: one plain ``Content-Disposition: form-data; name="…"`` a part, every text once, text
+without and images with a file name. File names and types are read over and thrown away. Files are handed on as they
+arrive and never held; texts come whole, decoded from UTF-8.
 
 However the same bytes are cut into chunks, the verdict is the same. Nothing is final before `FormReader.close`.
 """
 
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import Enum, auto
-
-from multipart import MultipartError, MultipartSegment, PushMultipartParser
 
 from gateway.core.errors import (
     DuplicateParameter,
@@ -25,8 +21,8 @@ from gateway.core.errors import (
     UnsupportedMediaType,
 )
 from gateway.core.parameters import folded, named, shown, unknown
-from gateway.core.partheads import PartHead, check_line, part_head
-from gateway.core.search import find
+from gateway.core.partheads import PartHead
+from gateway.core.partstream import PartStream
 
 FILES = ("image", "image[]", "mask")  #: the only names of file parts, ``image[]`` for lists as the SDKs write them
 
@@ -87,16 +83,6 @@ class FormEnded:
 Event = FileBegan | FileData | FileEnded | Field | FormEnded
 
 
-class State(Enum):
-    OPENING = auto()  # before the first delimiter line is complete
-    HEADERS = auto()
-    FILE = auto()
-    TEXT = auto()
-    EPILOGUE = auto()  # after the closing delimiter
-    CLOSED = auto()
-    FAILED = auto()
-
-
 def parse_content_type(value: bytes) -> bytes:
     """The boundary of a Content-Type header. Exactly ``multipart/form-data`` and one boundary, nothing beside it."""
     kind, semicolon, _ = value.partition(b";")
@@ -112,18 +98,6 @@ def parse_content_type(value: bytes) -> bytes:
     return found[1] or found[2]
 
 
-class _Parser(PushMultipartParser):  # type: ignore[misc]  # the library carries no types
-    def _on_segment_headerline(self, line: bytes) -> None:
-        # The library strips blanks off names before anyone sees them: only here is the line as it came. Its limit
-        # stands two bytes above ours, for of an unfinished line it may count the CR and a byte more.
-        check_line(line, longest=self.max_header_size - 2)
-        super()._on_segment_headerline(line)
-
-    def count(self, data: bytes) -> None:
-        """Data of the open part that goes past the parser: it holds the part to its Content-Length, if it has one."""
-        self._on_segment_payload(data)
-
-
 class FormReader:
     """Reads one form. Feed it every chunk and use up its events, then `close` it at the end of the body.
 
@@ -132,143 +106,51 @@ class FormReader:
     """
 
     def __init__(self, boundary: bytes | str, *, limits: FormLimits) -> None:
-        raw = boundary.encode() if isinstance(boundary, str) else boundary
         self._limits = limits
-        self._opening = b"--" + raw + b"\r\n"
-        self._delimiter = b"\r\n--" + raw
-        self._parser = _Parser(
-            raw,
-            max_header_size=limits.max_header_line + 2,
-            max_header_count=limits.max_headers,
-            max_segment_count=limits.max_parts,
-            header_charset="latin-1",  # decodes any byte; `part_head` takes names as UTF-8
-            strict=True,
+        self._parts = PartStream(
+            boundary.encode() if isinstance(boundary, str) else boundary,
+            max_parts=limits.max_parts,
+            max_headers=limits.max_headers,
+            max_header_line=limits.max_header_line,
         )
-        self._state = State.OPENING
-        self._held = b""  # OPENING: what has come; within a part: the last bytes, as far as they may be a delimiter's
-        self._epilogue = b""
         self._name = ""
+        self._is_file = False
         self._size = 0
         self._text: list[bytes] = []
         self._images: list[str] = []
         self._seen: set[str] = set()
 
     def __repr__(self) -> str:
-        return f"<FormReader {self._state.name}>"
+        return f"<FormReader {self._parts.state.name}>"
 
     def feed(self, chunk: bytes) -> Iterator[Event]:
         """The events that these bytes complete. An empty chunk has none."""
-        if self._state in (State.CLOSED, State.FAILED):
-            raise RuntimeError(f"{self!r} was fed")
         try:
-            yield from self._feed(chunk)
-        except MultipartError as exc:
-            self._state = State.FAILED
-            raise MalformedRequest(f"The form cannot be read: {exc.args[0]}.") from exc
+            for found in self._parts.feed(chunk):
+                if isinstance(found, bytes):
+                    yield from self._data(found)
+                elif found is None:
+                    yield self._end()
+                else:
+                    yield from self._begin(found)
         except BaseException:
-            self._state = State.FAILED
+            self._parts.fail()
             raise
 
     def close(self) -> FormEnded:
         """The end of the body. Raises if the closing delimiter has not come or half an epilogue has."""
-        if self._state is not State.EPILOGUE:
-            raise MalformedRequest("The body ends before the form's closing boundary.")
-        if self._epilogue not in (b"", b"\r\n"):
-            raise MalformedRequest("Something follows the form's closing boundary.")
-        self._state = State.CLOSED
+        self._parts.close()
         return FormEnded()
 
-    def _feed(self, chunk: bytes) -> Iterator[Event]:
-        data, self._held = self._held + chunk, b""
-        at = 0
-        while at < len(data):
-            if self._state is State.OPENING:
-                at = yield from self._read_opening(data)
-            elif self._state is State.HEADERS:
-                end = _end_of_head(data, at)
-                yield from self._parse(data[at:end])
-                at = end
-            elif self._state is State.EPILOGUE:
-                self._check_epilogue(data[at:])
-                return
-            else:
-                at = yield from self._read_part(data, at)
-
-    def _read_opening(self, data: bytes) -> Generator[Event, None, int]:
-        """The library takes CRLFs and, by the cut of its first chunk, a preamble; ours is exactly one line."""
-        if not data.startswith(self._opening[: len(data)]):
-            raise MalformedRequest("The body does not start with the boundary that Content-Type names.")
-        if len(data) < len(self._opening):
-            self._held = data
-            return len(data)
-        self._state = State.HEADERS
-        yield from self._parse(self._opening)
-        return len(self._opening)
-
-    def _read_part(self, data: bytes, at: int) -> Generator[Event, None, int]:
-        """A part's data from `at` on, and its delimiter line if it is there. Returns where that leaves off."""
-        if not self._size and self._may_be_empty(data, at):
-            self._held = data[at:]
-            return len(data)
-        end = self._undecided(data, at)
-        if end > at:
-            part = data[at:end]
-            self._parser.count(part)
-            yield from self._data(part)
-        line = data[end : end + len(self._delimiter) + 2]
-        if len(line) < len(self._delimiter) + 2:
-            self._held = line
-            return len(data)
-        yield from self._parse(line)
-        if line.endswith(b"--"):
-            self._parser.close()
-            self._state = State.EPILOGUE
-        return end + len(line)
-
-    def _may_be_empty(self, data: bytes, at: int) -> bool:
-        """Whether a part's first bytes may be the boundary, without a line break of its own before it.
-
-        Some readers see an empty part there, others its data: as a whole it is refused.
-        """
-        boundary = self._delimiter[2:]
-        start = data[at : at + len(boundary)]
-        if start == boundary:
-            raise MalformedRequest("A part of the form has the boundary where its data begins.")
-        return boundary.startswith(start)
-
-    def _undecided(self, data: bytes, at: int) -> int:
-        """Where the next delimiter begins, or the bytes that may become one, or where data ends."""
-        found = find(data, self._delimiter, at)
-        if found < 0:
-            found = data.rfind(b"\r", max(at, len(data) - len(self._delimiter) + 1))
-            if found < 0 or not self._delimiter.startswith(data[found:]):
-                return len(data)
-        return found
-
-    def _parse(self, line: bytes) -> Iterator[Event]:
-        for event in self._parser.parse(line):
-            if isinstance(event, MultipartSegment):
-                yield from self._begin(part_head(event.headerlist))
-            else:  # never data, see `_read_part`: the end of a part
-                yield self._end()
-
-    def _check_epilogue(self, chunk: bytes) -> None:
-        # Some clients end the last line, some do not; both are one form to every reader.
-        self._epilogue += chunk[:3]
-        if not b"\r\n".startswith(self._epilogue):
-            raise MalformedRequest("Something follows the form's closing boundary.")
-
     def _begin(self, part: PartHead) -> Iterator[Event]:
-        self._name = part.name
+        self._name, self._is_file = part.name, part.is_file
         self._size = 0
         if part.is_file:
             self._check_file()
-            self._state = State.FILE
             yield FileBegan(part.name)
         else:
             self._check_text(part.content_type or "text/plain")
             self._text = []
-            self._state = State.TEXT
 
     def _check_file(self) -> None:
         name = self._name
@@ -308,7 +190,7 @@ class FormReader:
 
     def _data(self, data: bytes) -> Iterator[Event]:
         self._size += len(data)
-        if self._state is State.FILE:
+        if self._is_file:
             most = self._limits.max_image_size
             if self._size > most:
                 raise RequestTooLarge(f"{self._name} is larger than {most} bytes.", param=self._name)
@@ -323,9 +205,7 @@ class FormReader:
         self._text.append(data)
 
     def _end(self) -> Event:
-        in_file = self._state is State.FILE
-        self._state = State.HEADERS
-        if in_file:
+        if self._is_file:
             return FileEnded()
         try:
             return Field(self._name, b"".join(self._text).decode())
