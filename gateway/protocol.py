@@ -57,7 +57,9 @@ class Doors:
 
 
 class Protocol(HttpToolsProtocol):
-    """config has `admin_app`, `admin_address`, `doors`, `settings`, `readiness` and `unread` beside uvicorn's own."""
+    """config has more than uvicorn's own: `admin_app`, `admin_address`, `doors`, `settings`, `readiness`, `unread`, and
+    `intake`, the buffer that all connections are read into, one after the other.
+    """
 
     stall_seconds = 30.0  #: in which a client must have read something of an answer that waits for it
 
@@ -76,6 +78,7 @@ class Protocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._left: asyncio.Future[None] = self.loop.create_future()
         config: Any = self.config
+        transport.set_protocol(_Intake(self, config.intake))
         if self.server == config.admin_address or self._is_admin_port(config.admin_address):
             self.app = config.admin_app
         elif config.doors.are_shut(len(self.connections), self.loop.time()):
@@ -97,7 +100,7 @@ class Protocol(HttpToolsProtocol):
         self.cycle = self.scope = self._answered = None  # type: ignore[assignment]  # as before the first request
         self.pipeline.clear()
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         if self._deaf:
             self._heard_out += len(data)
             if self._heard_out > _HEAR_OUT_BYTES:
@@ -106,7 +109,7 @@ class Protocol(HttpToolsProtocol):
         # Between two requests only the keep-alive limit runs; with the first byte of a head its own begins.
         if self._head_deadline is None and (self.cycle is None or self.cycle.response_complete):
             self._expect_head()
-        super().data_received(data)
+        super().data_received(data)  # type: ignore[arg-type]  # the parser reads any buffer
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -257,6 +260,26 @@ class Protocol(HttpToolsProtocol):
         self.transport.write(head + body)
         self.transport.write_eof()
         self._last_words = self.loop.call_later(_HEAR_OUT_SECONDS, self.transport.abort)
+
+
+class _Intake(asyncio.BufferedProtocol):
+    """Reads for a `Protocol` into a buffer that all connections share. What is given on of it the parser copies anyway:
+    bytes made for each read would be one copy more.
+    """
+
+    def __init__(self, protocol: Protocol, buffer: memoryview) -> None:
+        self._take, self._buffer = protocol.data_received, buffer
+        self.connection_lost = protocol.connection_lost  # type: ignore[method-assign]
+        self.eof_received = protocol.eof_received  # type: ignore[method-assign]
+        self.pause_writing = protocol.pause_writing  # type: ignore[method-assign]
+        self.resume_writing = protocol.resume_writing  # type: ignore[method-assign]
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        del sizehint
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._take(self._buffer[:nbytes])
 
 
 def _malformed() -> MalformedRequest:

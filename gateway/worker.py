@@ -58,6 +58,9 @@ _UNSENT = 128 * 1024
 _M_MMAP_THRESHOLD = -3
 _LARGE = 128 * 1024
 
+#: Bytes of a client's that are read at once. Each read costs a turn of the loop, and is held until it has gone up.
+_INTAKE = 256_000
+
 #: Seconds in which a leaving worker that has work says "not ready" and still takes what comes.
 _NOTICE = 2.0
 
@@ -233,6 +236,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # the package carries no typ
         config.admin_app = build_admin(parts, folder)
         config.admin_address = tuple(self.sockets[1].getsockname()[:2])
         config.doors = Doors(_most_connections())
+        config.intake = memoryview(bytearray(_INTAKE))
         config.readiness = parts.readiness
         config.unread = partial(_unread, parts)
         config.settings = parts.settings

@@ -380,6 +380,7 @@ async def served(app: Any) -> AsyncIterator[tuple[str, ServerState]]:
     config: Any = Config(app, http=Impatient, ws="none", lifespan="off", log_config=None)
     config.admin_app, config.admin_address = app, ("", 0)
     config.doors, config.readiness = Doors(100), Readiness()
+    config.intake = memoryview(bytearray(65536))
     config.settings = sample.settings
     config.load()
     state = ServerState()
