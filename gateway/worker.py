@@ -54,9 +54,8 @@ _SPARE = 24
 #: Bytes of answers that the kernel takes for a client beyond what is on its way to it.
 _UNSENT = 128 * 1024
 
-#: Of mallopt(3), and bytes of an allocation that is given back by itself.
-_M_MMAP_THRESHOLD = -3
-_LARGE = 128 * 1024
+#: Seconds between two times that freed memory is given back to the system.
+_TRIM = 5.0
 
 #: Bytes of a client's that are read at once. Each read costs a turn of the loop, and is held until it has gone up.
 _INTAKE = 256_000
@@ -157,12 +156,12 @@ def _must_go_on(task: asyncio.Task[None]) -> None:
 
 
 def _give_memory_back() -> None:
-    """Large pieces go back to the system when they are freed. glibc raises that bound by itself with the first of
-    them, and would keep what many slow clients once held.
+    """Glibc would keep what many slow clients once held. To map each large piece by itself (mallopt) gives it back at
+    once, but the next piece then pays for new pages: a fifth of an upload's cost, a third of a large answer's.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _LARGE)
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _most_connections() -> int:
@@ -186,6 +185,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # the package carries no typ
     """`self.app` is gateway.server's application: it has the settings, the store's address and the metrics folder."""
 
     _orphaned = False
+    _trimmed = 0.0
 
     def run(self) -> None:
         # uvicorn's words go the way of all others; what it says of each client's broken head is nobody's business.
@@ -203,7 +203,6 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # the package carries no typ
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
                 loop.add_signal_handler(number, server.leave)
-            _give_memory_back()
             gc.collect()
             gc.freeze()  # what is here now stays: the collector need not walk it again and again
             gc.set_threshold(50_000, 20, 50)
@@ -244,6 +243,9 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # the package carries no typ
 
     async def callback_notify(self) -> None:
         self.notify()
+        if time.monotonic() - self._trimmed > _TRIM:
+            _give_memory_back()
+            self._trimmed = time.monotonic()
         if os.getppid() != self.ppid and not self._orphaned:
             # The master was killed. Nobody would ever end this worker, or take its place beside the next master's.
             self._orphaned = True
