@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -230,8 +230,8 @@ def image_labels(settings: Settings, team: Team) -> Iterable[tuple[str, str, str
                     yield team.id, endpoint, model.alias, size, quality
 
 
-class Gauges(Collector):
-    """Gauges read from the store for one scrape: (name, help, labels, [(label values, value), ...])."""
+class Readings(Collector):
+    """Gauges, or counters by their name, read for one scrape: (name, help, labels, [(label values, value), ...])."""
 
     def __init__(
         self, families: Sequence[tuple[str, str, Sequence[str], Sequence[tuple[Sequence[str], float]]]]
@@ -240,16 +240,17 @@ class Gauges(Collector):
 
     def collect(self) -> Iterable[Metric]:
         for name, text, labels, samples in self._families:
-            family = GaugeMetricFamily(name, text, labels=labels)
+            kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+            family = kind(name, text, labels=labels)
             for label_values, value in samples:
                 family.add_metric(label_values, value)
             yield family
 
 
-def exposition(folder: Path, gauges: Gauges, accept: str) -> tuple[bytes, str]:
+def exposition(folder: Path, readings: Readings, accept: str) -> tuple[bytes, str]:
     """The text of /metrics and its content type. folder: where all workers write."""
     registry = CollectorRegistry()
     MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
-    registry.register(gauges)
+    registry.register(readings)
     encoder, content_type = choose_encoder(accept)
     return encoder(registry), content_type

@@ -86,6 +86,10 @@ async def assembled(path: Path, settings: Settings, store: Finder, folder: Path)
             was_up = not failed
             logs.line("store away" if failed else "store back", logging.WARNING, error=ledger.trouble or None)
 
+    def forgot(times: int) -> None:
+        if slot == 0:  # all workers hear of it: one line a host
+            logs.line("store history lost: what was used since its last state is forgotten", logging.ERROR, times=times)
+
     ledger = RedisLedger(
         store,
         namespace=settings.store.namespace,
@@ -93,6 +97,7 @@ async def assembled(path: Path, settings: Settings, store: Finder, folder: Path)
         patience=_patience(settings),
         observe=observed,
         presumed=tally.presumed,
+        forgot=forgot,
     )
 
     def applied(old: Settings, new: Settings) -> None:

@@ -34,6 +34,13 @@ async def _ready(request: Request, *, parts: Parts) -> Response:
     told: dict[str, object] = {"status": "ready" if readiness.ready else "not ready"}
     if "verbose" in request.query_params:
         told["draining"] = readiness.draining
-        told["store"] = {"kind": settings.store.kind, "up": parts.ledger.up, "when_down": settings.store.when_down}
+        ledger = parts.ledger
+        told["store"] = {
+            "kind": settings.store.kind,
+            "up": ledger.up,
+            "when_down": settings.store.when_down,
+            "history_lost": ledger.lost,
+            "trouble": "" if ledger.up else ledger.trouble,
+        }
         told["config"] = {"hash": settings.hash, "problems": parts.settings.problems}
     return JSONResponse(told, status_code=200 if readiness.ready else 503)

@@ -12,7 +12,7 @@ from gateway.admin import guard
 from gateway.core.catalog import Settings
 from gateway.core.errors import StoreUnavailable
 from gateway.core.quota import MICRO, Per, Rule, RuleState, Unit
-from gateway.metrics import Gauges, exposition
+from gateway.metrics import Readings, exposition
 from gateway.parts import Parts
 from gateway.slots import told_configs
 
@@ -28,8 +28,10 @@ async def _metrics(request: Request, *, parts: Parts, folder: Path) -> Response:
     settings = parts.settings()
     if refusal := guard.refuse(request, settings):
         return refusal
-    gauges = Gauges([*_of_workers(folder), *_of_config(settings), *await _families(parts, settings)])
-    body, content_type = exposition(folder, gauges, request.headers.get("accept", ""))
+    readings = Readings(
+        [*_of_workers(folder), *_of_config(settings), *_of_history(parts), *await _families(parts, settings)]
+    )
+    body, content_type = exposition(folder, readings, request.headers.get("accept", ""))
     return Response(body, media_type=None, headers={"content-type": content_type, "cache-control": "no-store"})
 
 
@@ -51,6 +53,13 @@ def _of_config(settings: Settings) -> list[Family]:
             limits,
         ),
     ]
+
+
+def _of_history(parts: Parts) -> list[Family]:
+    """As the store last said, so that every host and worker says the same; nothing before it has."""
+    lost = parts.ledger.lost
+    told: Samples = [((), lost)] if lost is not None else []
+    return [("gateway_store_history_lost_total", "How often the store has turned out to have forgotten.", (), told)]
 
 
 async def _families(parts: Parts, settings: Settings) -> list[Family]:

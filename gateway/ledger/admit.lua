@@ -7,9 +7,12 @@
 --   lease       ms that slots are held without a renewal
 --   patience    ms until an admission that nothing followed is forgotten
 -- Gives {status, now, rules...} (rules.lua: answer): status 1 admitted, 0 refused, 2 this id was admitted before,
--- -1 the windows do not hold `now`, -2 this id has ended.
+-- -1 the windows do not hold `now`, -2 this id has ended, -3 the clock is off
+-- (records.lua: is_off).
 local ask = cjson.decode(ARGV[1])
 local now = clock()
+if is_off(ask, now) then return {-3, now} end
+witness(ask)
 local _, granting = end_leases(now)
 
 local rec = record(ask.id)

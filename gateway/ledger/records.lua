@@ -10,6 +10,7 @@ local KEEP_PRESUMED = 24 * KEEP -- how long a definite outcome may still replace
 local AWAY = 10 * 1000        -- no call for this long: the store was away, and so were the renewals of its leases
 local GRACE = 30 * 1000       -- after that, no lease ends for this long
 local USAGE_KEPT = 400 * 86400
+local SKEW = 5 * 1000         -- how far a clock may be from where it was seen to go
 
 local function record(id)
   return unpacked(redis.call('HGET', RECORDS, id))
@@ -61,6 +62,34 @@ local function end_leases(now)
     redis.call('ZREM', LEASES, id)
   end
   return false, granting
+end
+
+-- Who calls, and what it knows: ask.by = {worker, number of this call, number of its last one that was answered, epoch,
+-- losses, what the store's clock should be in ms | -1}. A caller that keeps no count says nothing.
+--
+-- A worker's numbers only grow, and each is put down here. Where less stands here than the store has acknowledged,
+-- this is not the store that did: it was flushed, or has taken over without the last writes. Then a new epoch begins,
+-- in which nobody compares before it has heard of it: one loss is noticed once.
+-- Gives the epoch and how often history was lost.
+local function witness(ask)
+  local by = ask.by
+  if not by then return end
+  local seat = 'w:' .. by[1]
+  local meta = redis.call('HMGET', META, 'epoch', 'lost', seat)
+  local epoch, lost, number = tonumber(meta[1] or '0'), tonumber(meta[2] or '0'), tonumber(meta[3] or '0')
+  if epoch < by[4] or (epoch == by[4] and number < by[3]) then
+    epoch, lost = math.max(epoch, by[4]) + 1, math.max(lost, by[5]) + 1
+    redis.call('HSET', META, 'epoch', epoch, 'lost', lost, seat, by[2])
+  elseif number < by[2] then
+    redis.call('HSET', META, seat, by[2])
+  end
+  return epoch, lost
+end
+
+-- Whether this server's clock is not where the caller has seen it go: by it, windows would end that have not.
+local function is_off(ask, now)
+  local reckoned = ask.by and ask.by[6] or -1
+  return reckoned >= 0 and math.abs(now - reckoned) > SKEW
 end
 
 -- Books images and money of a record into the usage of its day and its month, `sign` 1 or -1.

@@ -25,6 +25,7 @@ from gateway.ledger.base import Booking, Remembered
 from gateway.ledger.channel import Channel
 from gateway.ledger.resp import command
 from gateway.ledger.servers import Finder, StoreUnfit
+from gateway.ledger.witness import StoreClock, Witness, uptime
 
 DECISION = 0.9  #: seconds until a call is given up: a decision ends within one
 PROBE = 0.5  #: seconds between tries while the store is away
@@ -32,6 +33,12 @@ BEAT = 2.0  #: seconds between beats; five of them without one mean that the sto
 RENEWAL = 10.0  #: seconds between renewals of a lease of 30
 OWED = 20_000  #: undelivered ends kept; more than a worker can have in flight
 TOGETHER = 200  #: ends delivered in one write: a full worker's take a second after an outage, between two beats
+
+_STALE, _OFF = (
+    -1,
+    -3,
+)  # statuses of the scripts: our windows do not hold its present, its clock is not where we saw it go
+_SIGNED = frozenset({"admit", "reserve", "settle", "beat"})  # what writes, and would tell of a loss
 
 _AWAY = "The quota store cannot be reached, so nothing was sent. Try again in a few seconds."
 
@@ -43,7 +50,8 @@ class RedisLedger:
     """One per worker and event loop. `run` must be running for leases to be renewed and ends to be delivered.
 
     deadline, patience: seconds until a charge is presumed, and until an admission is forgotten.
-    observe(operation, seconds, failed) is told of every call; presumed(charges) of what a beat ended.
+    observe(operation, seconds, failed) is told of every call; presumed(charges) of what a beat ended; forgot(times)
+    when the store turns out to have lost history. wall, steady: our clocks, seconds.
     """
 
     def __init__(
@@ -55,15 +63,18 @@ class RedisLedger:
         patience: float,
         observe: Callable[[str, float, bool], None],
         presumed: Callable[[list[Presumed]], None],
-        clock: Callable[[], float] = time.time,
+        forgot: Callable[[int], None] = lambda _: None,
+        wall: Callable[[], float] = time.time,
+        steady: Callable[[], float] = uptime,
     ) -> None:
         self._channel = Channel(finder, limit=DECISION)
         self._namespace, self._keys = namespace, scripts.keys(namespace)
         self._scripts = {name: scripts.load(name) for name in scripts.NAMES}
         self.deadline, self.patience = deadline, patience
-        self._observe, self._presumed, self._clock = observe, presumed, clock
+        self._observe, self._presumed, self._forgot = observe, presumed, forgot
         self._calendar = Calendar()
-        self._offset = 0  # the store's clock less ours, ms
+        self._clock = StoreClock(steady, wall)
+        self._witness = Witness(self._clock)
         self._leases: set[str] = set()
         self._owed: dict[str, Settlement] = {}
         self._awaited = asyncio.Event()  # the next beat need not be waited for: a call has failed, an end is owed
@@ -111,9 +122,10 @@ class RedisLedger:
 
     async def _asked(self, operation: str, ask: Callable[[int], bytes], *, probing: bool = False) -> Any:
         """The answer to what names windows: by the store's clock, where those of ours do not hold its present."""
-        answer = await self._call(operation, ask(self._now()), probing=probing)
-        self._offset = answer[1] - int(self._clock() * 1000)
-        if answer[0] == -1:
+        asked = self._clock.mark()
+        answer = await self._call(operation, ask(self._clock.now()), probing=probing)
+        self._clock.told(answer[1], asked)
+        if answer[0] in (_STALE, _OFF):  # the second, where it was one of our own clocks that was off
             answer = await self._call(operation, ask(answer[1]), probing=probing)
         return answer
 
@@ -141,7 +153,7 @@ class RedisLedger:
         return list(scripts.verdict(charges, answer).states)
 
     async def usage(self, teams: Sequence[tuple[str, str]]) -> dict[str, dict[str, dict[str, int]]]:
-        now, prefix = self._now(), self._keys[-1]
+        now, prefix = self._clock.now(), self._keys[-1]
         periods = [
             period
             for team, zone in teams
@@ -197,9 +209,14 @@ class RedisLedger:
         await self._channel.close()
 
     async def _beat(self, renew: list[str]) -> None:
+        asked = self._clock.mark()
         answer = await self._call("beat", scripts.dumps({"renew": renew, "lease": scripts.LEASE}), probing=True)
-        self._offset = answer[0] - int(self._clock() * 1000)
-        ended = [cast("Presumed", tuple(answer[i : i + 4])) for i in range(1, len(answer), 4)]
+        self._clock.told(answer[1], asked)
+        if answer[0] == _OFF:
+            raise StoreUnavailable(_AWAY)  # it was one of ours: the next beat says so
+        if new := self._witness.told(answer[2], answer[3]):
+            self._forgot(new)
+        ended = [cast("Presumed", tuple(answer[i : i + 4])) for i in range(4, len(answer), 4)]
         if ended:
             self._presumed(ended)
 
@@ -224,25 +241,30 @@ class RedisLedger:
 
     def now(self) -> float:
         """Our best knowledge of the store's clock, unix seconds."""
-        return self._now() / 1000
+        return self._clock.now() / 1000
 
-    def _now(self) -> int:
-        """Our best knowledge of the store's clock, unix ms."""
-        return int(self._clock() * 1000) + self._offset
+    @property
+    def lost(self) -> int | None:
+        """How often the store has lost history since it began; None before it said so."""
+        return self._witness.lost
 
     def _call(self, operation: str, argument: bytes, *, probing: bool = False) -> Awaitable[Any]:
         if not self.up and not probing:
             raise StoreUnavailable(_AWAY)
-        script = self._scripts[operation]
+        script, number = self._scripts[operation], 0
+        if operation in _SIGNED:
+            argument, number = self._witness.sign(argument)
         written = script.command(self._keys, argument, by_sha=True)
         otherwise = partial(script.command, self._keys, argument, by_sha=False)
-        return self._timed(operation, self._channel.ask(written, otherwise))
+        return self._timed(operation, self._channel.ask(written, otherwise), number=number)
 
-    async def _timed(self, operation: str, answer: Awaitable[Any]) -> Any:
-        began = time.perf_counter()
+    async def _timed(self, operation: str, answer: Awaitable[Any], *, number: int = 0) -> Any:
+        began, asked = time.perf_counter(), self._clock.mark()
         failed: bool | None = True
         try:
             result = await answer
+            if number and result[0] == _OFF and not self._clock.accounts_for(result[1], asked):
+                raise StoreUnfit(_jumped(result[1] - self._clock.now()))
             failed = False
         except asyncio.CancelledError:
             failed = None  # nobody waits any more: that says nothing of the store
@@ -258,7 +280,13 @@ class RedisLedger:
             if failed is not None:
                 self._observe(operation, time.perf_counter() - began, failed)
         self.up = self.contacted = True
+        self._witness.acknowledged(number)
         return result
+
+
+def _jumped(ms: int) -> str:
+    where = "ahead of" if ms > 0 else "behind"
+    return f"the store's clock is {abs(ms) // 1000} s {where} where it was seen to go; windows cannot be told by it"
 
 
 def _kind(error: BaseException) -> str:

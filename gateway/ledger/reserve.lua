@@ -7,10 +7,13 @@
 --   deadline    ms until the charge is presumed
 --   labels, images, cost   of the whole order, for the usage ledger
 --   days        [[from, till, period, ...], ...] this day and the next: the periods the order is booked under
--- Gives {status, now, rules..., thresholds...} (rules.lua: answer, warn): status 1 reserved, 0 refused, 2 this id was reserved before,
--- -1 the windows or the days do not hold `now`, -2 this id has ended.
+-- Gives {status, now, rules..., thresholds...} (rules.lua: answer, warn): status 1 reserved, 0 refused, 2 this id was
+-- reserved before, -1 the windows or the days do not hold `now`, -2 this id has ended, -3 the clock is off
+-- (records.lua: is_off).
 local ask = cjson.decode(ARGV[1])
 local now = clock()
+if is_off(ask, now) then return {-3, now} end
+witness(ask)
 local _, granting = end_leases(now)
 
 local rec = record(ask.id)

@@ -3,6 +3,7 @@
 -- Gives {status, state before}: 1 ended now, 0 it had ended already, -1 unknown id.
 local ask = cjson.decode(ARGV[1])
 local now = clock()
+witness(ask)
 local rec = record(ask.id)
 
 local function remember(state)
@@ -22,6 +23,9 @@ if not rec then
 end
 
 local before = rec.state
+local call = ask.by and ask.by[1] .. ask.by[2]
+-- The reply was lost, and it is the same call again.
+if call and rec.call == call then return {1, rec.was} end
 if before == 'committed' or before == 'refunded' then return {0, before} end
 if before == 'presumed' and ask['end'] == 'presumed' then return {0, before} end
 
@@ -36,9 +40,11 @@ if ask['end'] == 'committed' then
 elseif ask['end'] == 'presumed' then
   book(rec, 'unknown', rec.images, rec.cost, 1)
 end
-rec.state = ask['end']
+rec.state, rec.call, rec.was = ask['end'], call, before
 -- Only a presumption can change once more; of any other end the state alone is worth its memory.
-if rec.state ~= 'presumed' then rec = {state = rec.state, slots = {}, charges = {}, periods = {}, labels = ''} end
+if rec.state ~= 'presumed' then
+  rec = {state = rec.state, call = call, was = before, slots = {}, charges = {}, periods = {}, labels = ''}
+end
 keep(ask.id, rec)
 remember(rec.state)
 return {1, before}

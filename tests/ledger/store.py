@@ -113,8 +113,8 @@ class Store:
 
     def beat(self, renew: Sequence[str]) -> list[tuple[str, int, int]]:
         answer = self.call("beat", scripts.dumps({"renew": renew, "lease": LEASE}))
-        assert answer[0] == self.now
-        return [(answer[i], answer[i + 2], answer[i + 3]) for i in range(1, len(answer), 4)]
+        assert answer[:2] == [1, self.now]
+        return [(answer[i], answer[i + 2], answer[i + 3]) for i in range(4, len(answer), 4)]
 
     def grant(self, id_: str, rule: Rule, amount: int, until: int) -> int:
         grant = self.administration.grant(id_, rule, amount, until=until / 1000, by="admin@host", reason="why not")

@@ -503,7 +503,7 @@ MUTANTS = {
     "no tombstone": Mutant("settle", "if ask['end'] == 'refunded' then", "if false then"),
     "never presumes": Mutant("beat", "rec.state = 'presumed'", "rec.state = 'committed'"),
     "presumes while the store is just back": Mutant("beat", "back and {} or ", ""),
-    "keeps what is old": Mutant("beat", "redis.call('HDEL', RECORDS, id)\nend\nreturn", "end\nreturn"),
+    "keeps what is old": Mutant("beat", "redis.call('HDEL', RECORDS, id)\nend\nif", "end\nif"),
     "forgets a presumption after an hour": Mutant("beat", "now + KEEP_PRESUMED, id", "now + KEEP, id"),
     "reopens a window when the clock goes back": Mutant("all", "if kept and kept[1] > start then", "if false then"),
     "a sliding window one slice short": Mutant("all", "slice >= current - SLICES", "slice > current - SLICES"),

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import selectors
 import signal
 import statistics
@@ -26,6 +27,7 @@ from gateway.ledger.base import Booking
 from gateway.ledger.embedded import EmbeddedStore
 from gateway.ledger.redis import OWED, Presumed, RedisLedger
 from gateway.ledger.servers import Address
+from gateway.ledger.witness import uptime
 from tests.ledger.store import CLOCK, connected
 from tests.support.valkey import valkey
 
@@ -49,6 +51,7 @@ class Seen:
 
     calls: list[tuple[str, float, bool]] = field(default_factory=list)
     presumed: list[Presumed] = field(default_factory=list)
+    forgot: list[int] = field(default_factory=list)
 
 
 @asynccontextmanager
@@ -58,7 +61,8 @@ async def working(
     seen: Seen | None = None,
     beating: bool = True,
     deadline: float = 300,
-    clock: Callable[[], float] = time.time,
+    wall: Callable[[], float] = time.time,
+    steady: Callable[[], float] = uptime,
 ) -> AsyncIterator[RedisLedger]:
     """A ledger that has met its store. beating: as a worker's does; without, it is a worker that hangs."""
     seen = seen or Seen()
@@ -69,7 +73,9 @@ async def working(
         patience=60,
         observe=lambda *call: seen.calls.append(call),
         presumed=seen.presumed.extend,
-        clock=clock,
+        wall=wall,
+        steady=steady,
+        forgot=seen.forgot.append,
     )
     await ledger.connect(5)
     beat = asyncio.create_task(ledger.run()) if beating else None
@@ -292,7 +298,7 @@ def test_a_lost_reply_charges_once(url: str) -> None:
             assert proxy.lose == 0
             assert (await used(ledger), await used(ledger, SLOTS)) == (2, 2)
             proxy.lose = 1
-            assert not await ledger.settle("second", ONE), "the second time it had ended"
+            assert await ledger.settle("second", ONE), "it is the same end"
             assert (await booked(ledger), await used(ledger, SLOTS)) == (1, 1)
 
     asyncio.run(main())
@@ -331,6 +337,22 @@ def test_a_lost_reply_to_an_end_ends_once(url: str) -> None:
 
 async def _value(found: object) -> object:
     return found
+
+
+def test_an_end_that_is_sent_again_is_still_the_first(url: str) -> None:
+    """Whose one reply was lost has ended its order all the same: it is told so, and counts it."""
+
+    async def main() -> None:
+        async with proxied(url) as (proxy, address), working(address, beating=False) as ledger:
+            await reserve(ledger, "r")
+            proxy.lose = 1
+            assert await ledger.settle("r", ONE)
+            assert proxy.lose == 0
+            assert not ledger._owed
+            assert not await ledger.settle("r", ONE), "another end of it is not"
+            assert await booked(ledger) == 1
+
+    asyncio.run(main())
 
 
 def test_a_request_that_is_cancelled_while_it_asks_takes_nothing(url: str) -> None:
@@ -581,7 +603,7 @@ def test_a_gateway_with_a_wrong_clock_counts_by_the_stores(url: str, hours: int)
 
     async def main() -> None:
         jump = [0.0]
-        async with working(url, beating=False, clock=lambda: time.time() + jump[0]) as ledger:
+        async with working(url, beating=False, wall=lambda: time.time() + jump[0]) as ledger:
             assert (await reserve(ledger, "first")).admitted
             jump[0] = hours * 3600
             second = await reserve(ledger, "second")
@@ -607,6 +629,160 @@ def test_a_charge_that_nobody_ends_is_presumed(url: str) -> None:
             # It is corrected, and said to have been ended (and so counted) before.
             assert not await lost.settle("r", settlement.refunded(sent=True))
             assert (await booked(ledger, "unknown"), await used(ledger)) == (0, 0)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("seconds", [86400, -86400, 6, -6])
+def test_a_store_whose_clock_jumps_decides_nothing_until_it_is_back(url: str, seconds: int) -> None:
+    """What a jumped clock would do to windows does not happen: orders are refused, the operator reads how far it is
+    off, and when it is back all goes on where it was.
+    """
+
+    async def main() -> None:
+        async with working(url) as ledger:
+            assert (await reserve(ledger, "before")).admitted
+            right = dict(ledger._scripts)
+            jump(ledger, seconds)
+            with pytest.raises(StoreUnavailable):
+                await reserve(ledger, "meanwhile")
+            assert not ledger.up
+            assert re.search(r"the store's clock is \d+ s (ahead of|behind)", ledger.trouble)
+            await asyncio.sleep(1.2)  # two probes
+            assert not ledger.up
+            ledger._scripts.update(right)
+            await until(lambda: _admitted(ledger, f"after{time.monotonic_ns()}"), True)
+            assert await used(ledger) == 2
+
+    asyncio.run(main())
+
+
+def test_a_worker_that_stood_still_does_not_take_the_stores_clock_for_wrong(url: str) -> None:
+    """After a stop of seven seconds with a call under way the clock is still told by both sides alike."""
+
+    async def main() -> None:
+        steady = [uptime()]
+        passed = [0.0]
+        async with working(
+            url, beating=False, steady=lambda: steady[0] + passed[0], wall=lambda: time.time() + passed[0]
+        ) as ledger:
+            await reserve(ledger, "before")
+            asked = asyncio.create_task(reserve(ledger, "under-way"))
+            await asyncio.sleep(0)
+            passed[0] += 7  # between the asking and the hearing, as when the process was stopped
+            assert (await asked).admitted
+            passed[0] -= 7  # the store's clock has gone on by none of it
+            assert (await reserve(ledger, "after")).admitted
+            assert ledger.up
+
+    asyncio.run(main())
+
+
+def test_a_machine_that_slept_or_was_set_still_tells_the_stores_clock(url: str) -> None:
+    """One of our two clocks may be wrong: asleep for an hour, or set by two. Both at once, and nothing is decided."""
+
+    async def main() -> None:
+        slept, was_set = [0.0], [0.0]
+        async with working(
+            url, beating=False, steady=lambda: uptime() - slept[0], wall=lambda: time.time() + was_set[0]
+        ) as ledger:
+            assert (await reserve(ledger, "first")).admitted
+            slept[0] = 3600
+            assert (await reserve(ledger, "second")).admitted
+            was_set[0] = 7200
+            assert (await reserve(ledger, "third")).admitted
+            slept[0], was_set[0] = 0, 0
+            with pytest.raises(StoreUnavailable):
+                await reserve(ledger, "fourth")
+
+    asyncio.run(main())
+
+
+def jump(ledger: RedisLedger, seconds: int) -> None:
+    """Let the store's clock, as the scripts read it, be off."""
+    off = f"(function() local t = redis.call('TIME') return {{t[1] + {seconds}, t[2]}} end)()"
+    for name, script in ledger._scripts.items():
+        text = script.text.replace(CLOCK[0], off)
+        ledger._scripts[name] = scripts.Script(name, text, f"{name}{seconds}".ljust(40, "0"))
+
+
+# A store that has forgotten
+
+
+def _flush(client: Any) -> None:
+    client.flushall()
+
+
+def _lose_the_last(client: Any) -> None:
+    """As a replica that took over without the last write of each worker."""
+    meta = scripts.keys("test")[5]
+    for seat, number in client.hgetall(meta).items():
+        if seat.startswith("w:"):
+            client.hset(meta, seat, int(number) - 1)
+
+
+@pytest.mark.parametrize("lose", [_flush, _lose_the_last])
+def test_lost_history_is_noticed_once_by_each_gateway(url: str, lose: Callable[[Any], None]) -> None:
+    """Two hosts learn of each loss in a few seconds, though nobody orders, and count it once; without one, never."""
+
+    async def main() -> None:
+        here, there = Seen(), Seen()
+        async with working(url, seen=here) as one, working(url, seen=there) as other:
+            for i in range(5):
+                await reserve(one, f"a{i}")
+                await reserve(other, f"b{i}")
+            await asyncio.sleep(2.5)
+            assert (one.lost, other.lost, here.forgot, there.forgot) == (0, 0, [], [])
+            for times in (1, 2):
+                with connected(url) as client:
+                    lose(client)
+                await until(lambda: _value([one.lost, other.lost]), [times, times])
+                assert (sum(here.forgot), sum(there.forgot)) == (times, times)
+                assert (await reserve(one, f"again{times}")).admitted
+                await asyncio.sleep(2.5)
+                assert (one.lost, other.lost) == (times, times)
+        async with working(url) as later:
+            assert later.lost == 2, "who comes later hears of it, as of something past"
+
+    asyncio.run(main())
+
+
+def test_calls_sent_again_are_no_loss(url: str) -> None:
+    """Replies lost on the way, and calls sent twice for it, do not look like lost history."""
+
+    async def main() -> None:
+        seen = Seen()
+        async with proxied(url) as (proxy, address), working(address, seen=seen) as ledger:
+            for i in range(30):
+                proxy.lose = i % 3 == 0
+                with contextlib.suppress(StoreUnavailable):
+                    await asyncio.gather(*(reserve(ledger, f"r{i}-{j}", TOTAL) for j in range(5)))
+            await until(lambda: _value(ledger.up), True)
+            await asyncio.sleep(2.5)
+            assert (ledger.lost, seen.forgot) == (0, [])
+
+    asyncio.run(main())
+
+
+def test_workers_that_are_long_gone_are_forgotten(url: str) -> None:
+    """What is kept of each worker has a bound: a day after its last call it may go, and those at work stay."""
+
+    async def main() -> None:
+        meta = scripts.keys("test")[5]
+        async with working(url) as ledger:
+            day = 86_400_000
+            with connected(url) as client:
+                now = int(time.time() * 1000)
+                client.hset(meta, mapping={f"w:old{i}": now - day - 1000 for i in range(400)})
+                client.hset(meta, mapping={f"w:new{i}": now - 1000 for i in range(50)})
+            ledger._awaited.set()
+
+            async def kept() -> int:
+                with connected(url) as client:
+                    return sum(1 for field in client.hkeys(meta) if str(field).startswith("w:"))
+
+            await until(kept, 51)
+            assert ledger.lost == 0
 
     asyncio.run(main())
 
@@ -656,7 +832,13 @@ def test_slots_of_a_dead_worker_come_free_and_those_of_a_live_one_do_not(url: st
         def passed() -> float:
             return asyncio.get_running_loop().time() - began
 
-        async with working(url) as live, working(url, beating=False) as dead:
+        def clock() -> float:
+            return since / 1000 + (time.time() - since / 1000) * SPEED
+
+        async with (
+            working(url, wall=clock, steady=clock) as live,
+            working(url, beating=False, wall=clock, steady=clock) as dead,
+        ):
             hurry(live, since)
             hurry(dead, since)
             assert (await reserve(live, "live", TOTAL, SLOTS)).admitted
