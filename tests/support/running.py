@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -86,6 +86,7 @@ class Running:
     """A gateway that runs. folder holds its config and its data, and outlives a restart.
 
     ulimit: a limit that it is started with, in the shell's words: "-n 128", or "-S -n 128" for the soft one alone.
+    module: what Python runs, with its first arguments, in the place of the `gateway` command.
     """
 
     folder: Path
@@ -94,6 +95,7 @@ class Running:
     admin_url: str = ""
     environ: Mapping[str, str] = field(default_factory=dict)
     ulimit: str = ""
+    module: Sequence[str] = ("gateway",)
     process: "subprocess.Popen[bytes] | None" = None
 
     @property
@@ -113,7 +115,7 @@ class Running:
         limited = ["sh", "-c", f'ulimit {self.ulimit} && exec "$@"', "sh"] if self.ulimit else []
         with (self.folder / "gateway.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*limited, sys.executable, "-m", "gateway", "serve", "--config", str(path)],
+                [*limited, sys.executable, "-m", *self.module, "serve", "--config", str(path)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -189,6 +191,7 @@ def running_gateway(
     workers: int = 1,
     environ: Mapping[str, str] | None = None,
     ulimit: str = "",
+    module: Sequence[str] = ("gateway",),
     start: bool = True,
 ) -> Iterator[Running]:
     """Run a gateway for the block's time. config: the whole of it, by default `base_config` on `upstream`."""
@@ -197,7 +200,13 @@ def running_gateway(
         public, admin = free_port(), free_port()
         whole["listen"] = {**whole["listen"], "public": f"127.0.0.1:{public}", "admin": f"127.0.0.1:{admin}"}
         running = Running(
-            Path(name), whole, f"http://127.0.0.1:{public}", f"http://127.0.0.1:{admin}", dict(environ or {}), ulimit
+            Path(name),
+            whole,
+            f"http://127.0.0.1:{public}",
+            f"http://127.0.0.1:{admin}",
+            dict(environ or {}),
+            ulimit,
+            module,
         )
         try:
             if start:

@@ -1,0 +1,82 @@
+"""That quotas hold, shown: `python -m tests.faults --minutes 10 --seed 7`.
+
+Two gateway hosts with four workers each before one store, 25 clients, and whatever can be killed, frozen, cut or
+taken over, in trial after trial, each checked by three independent logs (checker). Then the same clients before
+gateways that are wrong on purpose (variants), each of which must be noticed. One scoreboard at the end; exit 1 if
+anything in it is not as it must be.
+
+A trial waits as long as the contract's own clocks take, about 75 s after its last kill; the next one runs meanwhile.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from tests.faults import scoreboard, trial
+from tests.faults.scoreboard import Control
+from tests.faults.trial import Outcome, Plan
+from tests.faults.variants import VARIANTS
+
+ORDERING = 45.0  # seconds of a trial in which there are clients and faults
+
+#: The kinds of store, in turn: fsync, and servers of which all but the first are replicas.
+STORES = [("everysec", 1), ("always", 1), ("everysec", 3)]
+
+
+def main() -> None:
+    options = _options()
+    began = time.monotonic()
+    outcomes = asyncio.run(_trials(options.seed, options.minutes * 60))
+    controls = [asyncio.run(control(name, seed=str(options.seed))) for name in VARIANTS]
+    said = scoreboard.lines(outcomes, controls)
+    seconds = time.monotonic() - began
+    for violation in scoreboard.violations(outcomes):
+        print(violation)
+    for each in controls:
+        print(f"{each.variant}: must be {each.expected}, named {dict(each.named)}", file=sys.stderr)
+    title = f"python -m tests.faults --minutes {options.minutes:g} --seed {options.seed} ({seconds:.0f} s)"
+    Console(width=140).print(scoreboard.table(title, said))
+    if options.json is not None:
+        told = scoreboard.as_json(options.seed, seconds, said, outcomes)
+        options.json.write_text(json.dumps(told, indent=1))
+    sys.exit(1 if any(line.good is False for line in said) else 0)
+
+
+async def _trials(seed: int, seconds: float) -> list[Outcome]:
+    """Clients order in one trial while the one before waits for its clocks."""
+    ends = time.monotonic() + seconds
+    tasks: list[asyncio.Task[Outcome]] = []
+    async with asyncio.TaskGroup() as group:
+        while not tasks or time.monotonic() < ends:
+            fsync, stores = STORES[len(tasks) % len(STORES)]
+            quiet = asyncio.Event()
+            left = max(5.0, min(ORDERING, ends - time.monotonic()))
+            plan = Plan(f"{seed}.{len(tasks)}", left, stores=stores, fsync=fsync)
+            tasks.append(group.create_task(trial.run(plan, quiet)))
+            await quiet.wait()
+            print(f"trial {plan.seed} ({fsync}, {stores} stores): clients have gone", file=sys.stderr, flush=True)
+    return [task.result() for task in tasks]
+
+
+async def control(variant: str, *, seed: str) -> Control:
+    """The clients of every trial before one gateway of this variant, with harmless faults only."""
+    plan = Plan(seed, 4.0, hosts=1, workers=2, harmless=True, variant=variant)
+    outcome = await trial.run(plan, asyncio.Event())
+    return Control(variant, VARIANTS[variant].invariant, outcome.verdict.by_invariant)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--minutes", type=float, default=10.0, help="of trials (default 10); the variants come after")
+    parser.add_argument("--seed", type=int, default=7, help="of orders and faults (default 7)")
+    parser.add_argument("--json", type=Path, help="a file for the scoreboard and the violations")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""Faults, one after the other, as a seed has them; each is over, and told, before the next begins.
+
+The store's faults are put in between the gateways and the store as well as in the store itself; so are the upstream's.
+What is done is written down with the time at which all was well again.
+"""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from tests.faults.cutting import Direction, Link
+from tests.faults.history import Fault
+from tests.faults.host import Host
+from tests.faults.stores import Store
+from tests.faults.workload import MISBEHAVIOURS
+from tests.support.simulated import SimulatorThread
+
+PAUSE, SHORT_PAUSE = (0.1, 1.0), (0.01, 0.1)  # seconds between two faults, and between two harmless ones
+LONGEST_ANSWER, LONGEST_REPLY = 900, 400  # bytes of the upstream's and of the store's, in which a reset falls
+
+#: What can happen, and how often for each time that a host is killed.
+OFTEN = {
+    "kill worker": 6,
+    "kill master": 1,
+    "kill host": 1,
+    "freeze worker": 4,
+    "reload": 1,
+    "kill store": 4,
+    "freeze store": 3,
+    "slow store": 3,
+    "busy store": 2,
+    "reset store": 12,
+    "flush scripts": 2,
+    "reset upstream": 12,
+    "upstream misbehaves": 16,
+}
+
+#: What leaves every process alone, so that all ends are told at once.
+HARMLESS = ("reset store", "reset upstream", "upstream misbehaves", "flush scripts")
+
+
+@dataclass
+class Injector:
+    """stores: the first is the primary; every other one is a replica, and good for one failover."""
+
+    chance: random.Random
+    hosts: list[Host]
+    stores: list[Store]
+    to_store: Link
+    to_upstream: Link
+    simulator: SimulatorThread
+    faults: list[Fault] = field(default_factory=list)
+
+    async def run(self, goes_on: Callable[[], bool], *, only: tuple[str, ...] = ()) -> None:
+        names = [name for name in OFTEN if name in (only or OFTEN)]
+        weights = [OFTEN[name] for name in names]
+        failovers = len(self.stores) - 1
+        while goes_on():
+            await asyncio.sleep(self.chance.uniform(*(SHORT_PAUSE if only else PAUSE)))
+            if len(self.stores) > 1 and self.chance.random() < 0.06:
+                await self.do("failover")
+            else:
+                await self.do(self.chance.choices(names, weights)[0])
+        while not only and failovers and len(self.stores) > 1:  # none is left out for lack of luck
+            await self.do("failover")
+
+    async def do(self, name: str) -> None:
+        deeds: dict[str, Callable[[], Awaitable[None]]] = {
+            "kill worker": self._kill_worker,
+            "kill master": self._kill_master,
+            "kill host": self._kill_host,
+            "freeze worker": self._freeze_worker,
+            "reload": self._reload,
+            "kill store": self._kill_store,
+            "freeze store": self._freeze_store,
+            "slow store": self._slow_store,
+            "busy store": self._busy_store,
+            "reset store": self._reset_store,
+            "flush scripts": self._flush_scripts,
+            "reset upstream": self._reset_upstream,
+            "upstream misbehaves": self._misbehave,
+            "failover": self._fail_over,
+        }
+        began = time.monotonic()
+        await deeds[name]()
+        self.faults.append(Fault(name, began, time.monotonic()))
+
+    def heal(self) -> None:
+        """Nothing more is to go wrong."""
+        for link in (self.to_store, self.to_upstream):
+            link.disarm()
+            link.delay = 0.0
+        self.simulator.simulator.clear_script()
+
+    @property
+    def _host(self) -> Host:
+        return self.chance.choice(self.hosts)
+
+    @property
+    def _store(self) -> Store:
+        return self.stores[0]
+
+    async def _kill_worker(self) -> None:
+        if workers := self._host.workers():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.chance.choice(workers), signal.SIGKILL)
+
+    async def _kill_master(self) -> None:
+        host = self._host
+        host.kill_master()
+        await host.start()
+
+    async def _kill_host(self) -> None:
+        host = self._host
+        host.kill()
+        await asyncio.sleep(self.chance.uniform(0.0, 1.0))
+        await host.start()
+
+    async def _freeze_worker(self) -> None:
+        if not (workers := self._host.workers()):
+            return
+        pid = self.chance.choice(workers)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+            await asyncio.sleep(self.chance.uniform(0.1, 3.0))
+            os.kill(pid, signal.SIGCONT)
+
+    async def _reload(self) -> None:
+        os.kill(self._host.gateway.pid, signal.SIGHUP)
+
+    async def _kill_store(self) -> None:
+        await asyncio.to_thread(self._store.kill)
+        await asyncio.sleep(self.chance.uniform(0.0, 2.0))
+        await asyncio.to_thread(self._store.start)
+
+    async def _freeze_store(self) -> None:
+        self._store.freeze()
+        await asyncio.sleep(self.chance.uniform(0.1, 4.0))
+        self._store.thaw()
+
+    async def _slow_store(self) -> None:
+        self.to_store.delay = self.chance.uniform(0.02, 0.3)
+        await asyncio.sleep(self.chance.uniform(0.5, 2.0))
+        self.to_store.delay = 0.0
+
+    async def _busy_store(self) -> None:
+        await asyncio.to_thread(self._store.ask, "DEBUG", "SLEEP", f"{self.chance.uniform(0.1, 1.5):.2f}")
+
+    async def _reset_store(self) -> None:
+        way: Direction = self.chance.choice(["up", "down", "down"])
+        for _ in range(self.chance.choice([1, 1, 2, 5])):
+            self.to_store.arm(way, self.chance.randrange(LONGEST_REPLY))
+
+    async def _flush_scripts(self) -> None:
+        await asyncio.to_thread(self._store.ask, "SCRIPT", "FLUSH")
+
+    async def _reset_upstream(self) -> None:
+        way: Direction = self.chance.choice(["up", "down"])
+        for _ in range(self.chance.choice([1, 2, 3])):
+            self.to_upstream.arm(way, self.chance.randrange(LONGEST_ANSWER))
+
+    async def _misbehave(self) -> None:
+        self.simulator.script(self.chance.choice(MISBEHAVIOURS))
+
+    async def _fail_over(self) -> None:
+        """As a controlled one goes: nobody writes any more, the replica has all, the old primary dies."""
+        old, new, *others = self.stores
+        self.to_store.close()
+        await asyncio.to_thread(new.take_over, old, others)
+        await asyncio.to_thread(old.kill)
+        self.stores[:] = [new, *others]
+        self.to_store.open(new.port)

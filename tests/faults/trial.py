@@ -1,0 +1,199 @@
+"""One trial: two hosts before one store and one upstream, clients that order, faults; then peace; then the check.
+
+When the clients have stopped, one host is killed as a last act. The trial waits until the other has freed its slots
+and presumed its charges: nothing is hurried, and no clock but the real one is used.
+"""
+
+import asyncio
+import contextlib
+import random
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gateway.config.file import load
+from tests.faults import storelog, workload
+from tests.faults.checker import Verdict, bought_again, check
+from tests.faults.clients import Client
+from tests.faults.cutting import Link
+from tests.faults.history import Attempt, Fault, Generation, History, Left
+from tests.faults.host import Host
+from tests.faults.injector import HARMLESS, Injector
+from tests.faults.stores import Store
+from tests.support.running import running_gateway
+from tests.support.simulated import SimulatorThread, running_simulator
+
+NAMESPACE = "gateway"
+LATENCY = 0.4  # seconds that the upstream takes
+LOOK = 0.1  # seconds between two looks whether all is settled
+
+SLOTS_FREE = 35.0  # seconds after a kill -9: contract 5.2's lease of 30, and a beat
+SETTLED = workload.PRESUMED_AFTER + 30.0  # seconds until every charge has come to an end
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """stores: one, or a primary with replicas that take over in turn. harmless: only what leaves every process alone.
+
+    variant: a name of tests.faults.variants, or none for the gateway as it is.
+    """
+
+    seed: str
+    seconds: float
+    hosts: int = 2
+    workers: int = 4
+    stores: int = 1
+    fsync: str = "everysec"
+    harmless: bool = False
+    variant: str = ""
+
+
+@dataclass
+class Outcome:
+    """bought_again: see checker. freed: seconds from the last kill to the last slot."""
+
+    plan: Plan
+    verdict: Verdict
+    attempts: list[Attempt]
+    faults: list[Fault]
+    store_cuts: int
+    upstream_cuts: int
+    bought_again: int
+    freed: float | None
+    history: History = field(repr=False)
+
+
+async def run(plan: Plan, quiet: asyncio.Event) -> Outcome:
+    """quiet: set when the clients have gone and nothing is left but to wait."""
+    with tempfile.TemporaryDirectory(prefix="faults-") as name, running_simulator(latency=LATENCY) as simulator:
+        folder = Path(name)
+        async with _stores(folder, plan) as stores, Link(stores[0].port) as to_store, Link(simulator.port) as up:
+            async with _hosts(plan, to_store, up) as hosts:
+                injector = Injector(random.Random(plan.seed), hosts, stores, to_store, up, simulator)
+                try:
+                    clients = await _order(plan, hosts, injector)
+                finally:
+                    quiet.set()
+                freed = await _settle(plan, hosts, injector)
+                left = _left(stores[0])
+                descriptors = [each for host in hosts for each in host.descriptors()]
+                limits = workload.limits(load(hosts[0].gateway.folder / "config.yaml"))
+            history = History(
+                attempts=[attempt for client in clients for attempt in client.attempts],
+                generations=_generations(simulator),
+                steps=storelog.steps(stores[0].folder, NAMESPACE),
+                left=left,
+                limits=limits,
+                prices=workload.PRICES,
+                faults=injector.faults,
+                descriptors=descriptors,
+            )
+    orders = {token: order for client in clients for token, order in client.orders.items()}
+    return Outcome(
+        plan=plan,
+        verdict=check(history),
+        attempts=history.attempts,
+        faults=injector.faults,
+        store_cuts=to_store.cuts,
+        upstream_cuts=up.cuts,
+        bought_again=bought_again(history, orders),
+        freed=freed,
+        history=history,
+    )
+
+
+async def _order(plan: Plan, hosts: list[Host], injector: Injector) -> list[Client]:
+    ends = time.monotonic() + plan.seconds
+    urls = [host.gateway.url for host in hosts]
+    clients = [
+        Client(team, number, urls, seed=plan.seed) for team in workload.TEAMS for number in range(workload.CLIENTS)
+    ]
+
+    def goes_on() -> bool:
+        return time.monotonic() < ends
+
+    for host in hosts:
+        host.note_descriptors()
+    async with asyncio.TaskGroup() as group:
+        ordering = [group.create_task(client.run(goes_on)) for client in clients]
+        await injector.run(goes_on, only=HARMLESS if plan.harmless else ())
+        injector.heal()
+        if not plan.harmless and len(hosts) > 1:
+            began = time.monotonic()
+            hosts[-1].kill()
+            injector.faults.append(Fault("kill host", began, time.monotonic()))
+        await asyncio.wait(ordering)
+    return clients
+
+
+async def _settle(plan: Plan, hosts: list[Host], injector: Injector) -> float | None:
+    """Wait till no slot is held and no charge is open, or for as long as that may take at the most.
+
+    Gives the seconds from the last kill to the last slot's coming free.
+    """
+    killed = max(
+        (f.began for f in injector.faults if f.name.startswith("kill") and "store" not in f.name), default=None
+    )
+    limit = 10.0 if plan.harmless else SETTLED
+    ends = time.monotonic() + limit
+    freed = None
+    while time.monotonic() < ends:
+        left = _left(injector.stores[0])
+        held = left.leases or any(isinstance(value, int) and value for value in left.counters.values())
+        if not held and freed is None:
+            freed = time.monotonic()
+        if not held and not left.open:
+            break
+        await asyncio.sleep(LOOK)
+    return freed - killed if freed is not None and killed is not None else None
+
+
+def _left(store: Store) -> Left:
+    with store.client() as client:
+        return storelog.left(client, NAMESPACE)
+
+
+def _generations(simulator: SimulatorThread) -> list[Generation]:
+    found = []
+    for request in simulator.record.requests:
+        if not request.complete or not request.endpoint:
+            continue
+        quality = "standard" if request.endpoint == "edits" else str(request.field("quality"))
+        kind = (request.endpoint, str(request.field("size")), quality, int(str(request.field("n"))))
+        token, decided = str(request.field("prompt")), request.decided_at
+        found.append(Generation(token, kind, request.images_made, decided, decided + LATENCY))
+    return found
+
+
+@contextlib.asynccontextmanager
+async def _stores(folder: Path, plan: Plan) -> AsyncIterator[list[Store]]:
+    stores = [Store(folder / f"store-{number}", fsync=plan.fsync) for number in range(plan.stores)]
+    every = list(stores)
+    try:
+        for store in stores:
+            await asyncio.to_thread(store.start)
+        for replica in stores[1:]:
+            await asyncio.to_thread(replica.follow, stores[0])
+        yield stores
+    finally:
+        for store in every:
+            store.kill()
+
+
+@contextlib.asynccontextmanager
+async def _hosts(plan: Plan, to_store: Link, to_upstream: Link) -> AsyncIterator[list[Host]]:
+    module: Sequence[str] = ("tests.faults.variants", plan.variant) if plan.variant else ("gateway",)
+    config = workload.config(f"http://127.0.0.1:{to_upstream.port}/v1", workers=plan.workers)
+    environ = {"TEST_STORE_URL": f"redis://127.0.0.1:{to_store.port}/0"}
+    with contextlib.ExitStack() as stack:
+        hosts = [
+            Host(stack.enter_context(running_gateway(config=config, environ=environ, module=module, start=False)))
+            for _ in range(plan.hosts)
+        ]
+        await asyncio.gather(*(host.start() for host in hosts))
+        try:
+            yield hosts
+        finally:
+            await asyncio.gather(*(asyncio.to_thread(host.stop) for host in hosts))
