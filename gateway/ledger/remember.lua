@@ -28,6 +28,8 @@ end
 if ask.act == 'recall' then return told(state) end
 
 if ask.act == 'claim' then
+  -- The claim itself may come twice, for its answer was lost: whoever holds the key must not wait for it.
+  if state == 'running' and redis.call('HGET', KEY, 'rid') == ask.rid then return told('claimed') end
   if state == 'running' or state == 'done' then return told(state) end
   redis.call('DEL', KEY)
   redis.call('HSET', KEY, 'state', 'running', 'print', ask.print, 'rid', ask.rid, 'until', clock() + ask.patience)

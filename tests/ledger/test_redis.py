@@ -335,6 +335,21 @@ def test_a_lost_reply_to_an_end_ends_once(url: str) -> None:
     asyncio.run(main())
 
 
+def test_a_lost_reply_to_a_claim_leaves_the_key_with_its_claimer(url: str) -> None:
+    """Who claims an Idempotency-Key and has to ask again holds it, and does not wait for itself."""
+
+    async def main() -> None:
+        async with proxied(url) as (proxy, address), working(address, beating=False) as ledger:
+            terms = {"print": "order", "keep": 60_000, "patience": 60_000}
+            await ledger.remember("claim", "a:first", rid="first", **terms)
+            proxy.lose = 1
+            assert (await ledger.remember("claim", "a:second", rid="second", **terms)).state == "claimed"
+            assert proxy.lose == 0
+            assert (await ledger.remember("claim", "a:second", rid="third", **terms)).state == "running"
+
+    asyncio.run(main())
+
+
 async def _value(found: object) -> object:
     return found
 
