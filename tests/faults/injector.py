@@ -46,7 +46,11 @@ HARMLESS = ("reset store", "reset upstream", "upstream misbehaves", "flush scrip
 
 @dataclass
 class Injector:
-    """stores: the first is the primary; every other one is a replica, and good for one failover."""
+    """stores: the first is the primary; every other one is a replica, and good for one failover.
+
+    A primary with replicas is only killed as one of them takes over: started again it would send them all it has, and
+    their files, which are read as the history, would begin anew.
+    """
 
     chance: random.Random
     hosts: list[Host]
@@ -57,16 +61,16 @@ class Injector:
     faults: list[Fault] = field(default_factory=list)
 
     async def run(self, goes_on: Callable[[], bool], *, only: tuple[str, ...] = ()) -> None:
-        names = [name for name in OFTEN if name in (only or OFTEN)]
+        alone = len(self.stores) == 1
+        names = [name for name in OFTEN if name in (only or OFTEN) and (alone or name != "kill store")]
         weights = [OFTEN[name] for name in names]
-        failovers = len(self.stores) - 1
         while goes_on():
             await asyncio.sleep(self.chance.uniform(*(SHORT_PAUSE if only else PAUSE)))
             if len(self.stores) > 1 and self.chance.random() < 0.06:
                 await self.do("failover")
             else:
                 await self.do(self.chance.choices(names, weights)[0])
-        while not only and failovers and len(self.stores) > 1:  # none is left out for lack of luck
+        while not only and len(self.stores) > 1:  # none is left out for lack of luck
             await self.do("failover")
 
     async def do(self, name: str) -> None:

@@ -65,9 +65,12 @@ class Replay:
         again = record.state == before == "reserved"
         if record.state not in AFTER[before] or (again and record.charges != self.reserved[rid].charges):
             self._fault("I2", f"{record.state} after it was {before or 'nothing'}", rid)
-        self.states[rid], self._slots[rid] = record.state, record.slots
+        self.states[rid] = record.state
         if record.slots:
+            self._slots[rid] = record.slots
             self._check_slots(rid, record)
+        else:
+            self._slots.pop(rid, None)
         if record.state == "reserved" and not again:
             self._take(rid, record)
         elif record.state in ENDS and before in ("reserved", "presumed") and rid in self.reserved:

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from tests.faults.history import SILENT, Attempt, Fault, Violation
 from tests.faults.trial import SLOTS_FREE, Outcome
+from tests.faults.workload import TEAMS
 
 BACK = 5.0  # seconds after the store's return in which it must be used again: contract 5.5
 
@@ -108,8 +109,18 @@ def as_json(seed: int, seconds: float, said: Sequence[Line], outcomes: Sequence[
 
 
 def refusals(outcome: Outcome) -> list[float]:
-    """Seconds that each refusal for the store's sake took."""
-    return [attempt.ended - attempt.began for attempt in outcome.attempts if attempt.code == AWAY]
+    """Seconds that refusals for the store's sake took, of those that had nothing else to wait for: no slot, no other
+    request with the same Idempotency-Key, no frozen worker.
+    """
+    frozen = [fault for fault in outcome.faults if fault.name == "freeze worker"]
+    return [
+        attempt.ended - attempt.began
+        for attempt in outcome.attempts
+        if attempt.code == AWAY
+        and not attempt.keyed
+        and not any("wait" in rule for rule in TEAMS[attempt.team])
+        and not any(fault.began < attempt.ended and attempt.began < fault.ended for fault in frozen)
+    ]
 
 
 def recoveries(outcome: Outcome) -> list[float]:

@@ -27,6 +27,7 @@ from tests.support.simulated import SimulatorThread, running_simulator
 
 NAMESPACE = "gateway"
 LATENCY = 0.4  # seconds that the upstream takes
+CONTROL = 5.0  # seconds of orders that make a wrong variant show
 LOOK = 0.1  # seconds between two looks whether all is settled
 
 SLOTS_FREE = 35.0  # seconds after a kill -9: contract 5.2's lease of 30, and a beat
@@ -66,17 +67,22 @@ class Outcome:
 
 
 async def run(plan: Plan, quiet: asyncio.Event) -> Outcome:
-    """quiet: set when the clients have gone and nothing is left but to wait."""
+    """quiet: set when the clients have gone and nothing is left but to wait, and at the end in any case."""
+    try:
+        return await _run(plan, quiet)
+    finally:
+        quiet.set()
+
+
+async def _run(plan: Plan, quiet: asyncio.Event) -> Outcome:
     with tempfile.TemporaryDirectory(prefix="faults-") as name, running_simulator(latency=LATENCY) as simulator:
         folder = Path(name)
         async with _stores(folder, plan) as stores, Link(stores[0].port) as to_store, Link(simulator.port) as up:
             async with _hosts(plan, to_store, up) as hosts:
                 injector = Injector(random.Random(plan.seed), hosts, stores, to_store, up, simulator)
-                try:
-                    clients = await _order(plan, hosts, injector)
-                finally:
-                    quiet.set()
-                freed = await _settle(plan, hosts, injector)
+                clients, freed = await _order(plan, hosts, injector)
+                quiet.set()
+                await _settle(plan, injector)
                 left = _left(stores[0])
                 descriptors = [each for host in hosts for each in host.descriptors()]
                 limits = workload.limits(load(hosts[0].gateway.folder / "config.yaml"))
@@ -104,7 +110,8 @@ async def run(plan: Plan, quiet: asyncio.Event) -> Outcome:
     )
 
 
-async def _order(plan: Plan, hosts: list[Host], injector: Injector) -> list[Client]:
+async def _order(plan: Plan, hosts: list[Host], injector: Injector) -> tuple[list[Client], float | None]:
+    """The clients when they have gone, and the seconds after which a killed host's slots were free."""
     ends = time.monotonic() + plan.seconds
     urls = [host.gateway.url for host in hosts]
     clients = [
@@ -120,34 +127,33 @@ async def _order(plan: Plan, hosts: list[Host], injector: Injector) -> list[Clie
         ordering = [group.create_task(client.run(goes_on)) for client in clients]
         await injector.run(goes_on, only=HARMLESS if plan.harmless else ())
         injector.heal()
-        if not plan.harmless and len(hosts) > 1:
-            began = time.monotonic()
-            hosts[-1].kill()
-            injector.faults.append(Fault("kill host", began, time.monotonic()))
+        freed = None if plan.harmless else await _kill_for_good(hosts[-1], injector)
         await asyncio.wait(ordering)
-    return clients
+    return clients, freed
 
 
-async def _settle(plan: Plan, hosts: list[Host], injector: Injector) -> float | None:
-    """Wait till no slot is held and no charge is open, or for as long as that may take at the most.
-
-    Gives the seconds from the last kill to the last slot's coming free.
-    """
-    killed = max(
-        (f.began for f in injector.faults if f.name.startswith("kill") and "store" not in f.name), default=None
-    )
-    limit = 10.0 if plan.harmless else SETTLED
-    ends = time.monotonic() + limit
-    freed = None
-    while time.monotonic() < ends:
-        left = _left(injector.stores[0])
-        held = left.leases or any(isinstance(value, int) and value for value in left.counters.values())
-        if not held and freed is None:
-            freed = time.monotonic()
-        if not held and not left.open:
+async def _kill_for_good(host: Host, injector: Injector) -> float:
+    """Seconds until no slot is held that was held at the kill, whoever held it."""
+    began = time.monotonic()
+    host.kill()
+    injector.faults.append(Fault("kill host", began, time.monotonic()))
+    held = _left(injector.stores[0]).leases
+    while time.monotonic() < began + 2 * SLOTS_FREE:
+        if not held & _left(injector.stores[0]).leases:
             break
         await asyncio.sleep(LOOK)
-    return freed - killed if freed is not None and killed is not None else None
+    return time.monotonic() - began
+
+
+async def _settle(plan: Plan, injector: Injector) -> None:
+    """Wait till no slot is held and no charge is open, or for as long as that may take at the most."""
+    ends = time.monotonic() + (10.0 if plan.harmless else SETTLED)
+    while time.monotonic() < ends:
+        left = _left(injector.stores[0])
+        held = any(isinstance(value, int) and value for value in left.counters.values())
+        if not (held or left.leases or left.open):
+            return
+        await asyncio.sleep(LOOK)
 
 
 def _left(store: Store) -> Left:
