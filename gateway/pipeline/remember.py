@@ -13,7 +13,7 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import exchange as exchanges
-from gateway.core import idempotency, outcomes
+from gateway.core import idempotency, outcomes, settlement
 from gateway.core.errors import (
     ClientGone,
     GatewayError,
@@ -187,14 +187,18 @@ class _Remembering:
         own = isinstance(error, ClientGone | StoreUnavailable | Overloaded)
         facts: dict[str, object] = {} if own else {"body": json.dumps(error.body())}
         headers = json.dumps(error.headers)
-        await self._tell("free", rid=self.exchange.id, status=error.status, headers=headers, **facts)
+        told = await self._tell("free", rid=self.exchange.id, status=error.status, headers=headers, **facts)
+        if not told and not self.exchange.reserved:
+            # No reservation has an end that could stand in for this word. A tombstone will, once it is delivered.
+            await self.step.ledger.settle(self.exchange.id, settlement.refunded(sent=False))
 
-    async def _tell(self, act: str, **facts: object) -> None:
+    async def _tell(self, act: str, **facts: object) -> bool:
         """The request has its answer whatever comes of this: the reservation's state stands in for a lost word."""
         try:
             await self.step.ledger.remember(act, self.key, **facts)
         except StoreUnavailable:
-            return
+            return False
+        return True
 
     async def _replay(self, found: Remembered) -> None:
         if not found.body and found.state == "freed":

@@ -40,6 +40,7 @@ TEAMS: dict[str, dict[str, Any]] = {
     "envoy-680": {"quotas": [{"usd": 1, "per": "day"}]},
     "new-api-4429": {"quotas": [{"images": 8, "per": "day"}]},
     "comfyui-16204": {"quotas": [{"images": 100, "per": "day"}]},
+    "ours": {"quotas": [{"concurrent": 1, "wait": "20s"}]},
 }
 
 Answers = list[httpx.Response]
@@ -306,6 +307,45 @@ def test_comfyui_16204_a_paid_order_whose_answer_was_lost_is_not_bought_again(ho
     assert told.value.status_code == 424
     assert (hosts.complete, hosts.made) == (1, 1)
     assert hosts.used("comfyui-16204") - before == 1
+
+
+def test_our_own_key_that_was_claimed_as_the_store_went_is_free_when_it_is_back(hosts: Hosts) -> None:
+    """An order that held its Idempotency-Key and waited for a slot is refused in an outage; sent again it is served.
+
+    It is the second in the line, so the outage is known when its turn comes, and the store is not even asked.
+    """
+    whole = config(hosts.simulator.base_url, ours=TEAMS["ours"])
+    whole["listen"]["workers"] = 1
+    with running_gateway(config=whole, environ={"TEST_STORE_URL": hosts.store.url}) as gateway:
+        answers: Answers = []
+
+        def order(**headers: str) -> httpx.Response:
+            url = f"{gateway.url}/v1/images/generations"
+            headers |= gateway.auth("ours")
+            return httpx.post(url, json={"prompt": "A pier"}, headers=headers, timeout=10, verify=NO_TLS)
+
+        def send(**headers: str) -> threading.Thread:
+            client = threading.Thread(target=lambda: answers.append(order(**headers)))
+            client.start()
+            return client
+
+        hosts.simulator.script({"latency": 3.0})
+        clients = [send()]
+        hosts.simulator.record.wait_for(lambda totals: totals.in_flight == 1)
+        clients.append(send())
+        wait_until(lambda: gateway.metric("gateway_inflight_requests") == 2)
+        clients.append(send(**{"idempotency-key": "one"}))
+        wait_until(lambda: hosts.store.ask("KEYS", "{gateway}:i:ours:*"))
+        hosts.store.freeze()
+        for client in clients[1:]:
+            client.join(10)
+        hosts.store.thaw()
+        clients[0].join(10)
+        assert statuses(answers) == [200, 503, 503]
+        wait_until(lambda: gateway.metric("gateway_store_up") == 1, seconds=5)
+        wait_until(lambda: hosts.used("ours") == 0, seconds=5)
+        assert order(**{"idempotency-key": "one"}).status_code == 200
+        assert hosts.made == 2
 
 
 def _breaking_off() -> Iterator[bytes]:
