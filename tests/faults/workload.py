@@ -26,8 +26,8 @@ PRICES |= {("1024x1024", "hd"): 80_000, ("1792x1024", "hd"): 80_000}
 TEAMS: Mapping[str, list[dict[str, Any]]] = {
     "scarce": [{"images": 60, "per": "day"}, {"usd": 2.4, "per": "day"}],
     "paced": [{"images": 60, "per": "minute"}, {"requests": 50, "per": "minute"}],
-    "narrow": [{"concurrent": 3}, {"images": 100_000, "per": "day"}],
-    "patient": [{"concurrent": 2, "wait": "4s"}, {"requests": 100_000, "per": "day"}],
+    "narrow": [{"concurrent": 2}, {"images": 100_000, "per": "day"}],
+    "patient": [{"concurrent": 1, "wait": "3s"}, {"requests": 100_000, "per": "day"}],
     "roomy": [{"images": 100_000, "per": "day"}, {"usd": 100_000, "per": "month"}],
 }
 
