@@ -10,7 +10,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from tests.faults.cutting import Direction, Link
@@ -20,7 +20,7 @@ from tests.faults.stores import Store
 from tests.faults.workload import MISBEHAVIOURS
 from tests.support.simulated import SimulatorThread
 
-PAUSE, SHORT_PAUSE = (0.1, 1.0), (0.01, 0.1)  # seconds between two faults, and between two harmless ones
+PAUSE, SHORT_PAUSE = (0.1, 1.0), (0.03, 0.15)  # seconds between two faults, and between two harmless ones
 LONGEST_ANSWER, LONGEST_REPLY = 900, 400  # bytes of the upstream's and of the store's, in which a reset falls
 
 #: What can happen, and how often for each time that a host is killed.
@@ -41,7 +41,7 @@ OFTEN = {
 }
 
 #: What leaves every process alone, so that all ends are told at once.
-HARMLESS = ("reset store", "reset upstream", "upstream misbehaves", "flush scripts")
+HARMLESS = {"reset store": 12, "reset upstream": 4, "upstream misbehaves": 8, "flush scripts": 1}
 
 
 @dataclass
@@ -60,17 +60,18 @@ class Injector:
     simulator: SimulatorThread
     faults: list[Fault] = field(default_factory=list)
 
-    async def run(self, goes_on: Callable[[], bool], *, only: tuple[str, ...] = ()) -> None:
+    async def run(self, goes_on: Callable[[], bool], *, often: Mapping[str, int] = OFTEN) -> None:
         alone = len(self.stores) == 1
-        names = [name for name in OFTEN if name in (only or OFTEN) and (alone or name != "kill store")]
-        weights = [OFTEN[name] for name in names]
+        names = [name for name in often if alone or name != "kill store"]
+        weights = [often[name] for name in names]
+        pause = PAUSE if often is OFTEN else SHORT_PAUSE
         while goes_on():
-            await asyncio.sleep(self.chance.uniform(*(SHORT_PAUSE if only else PAUSE)))
+            await asyncio.sleep(self.chance.uniform(*pause))
             if len(self.stores) > 1 and self.chance.random() < 0.06:
                 await self.do("failover")
             else:
                 await self.do(self.chance.choices(names, weights)[0])
-        while not only and len(self.stores) > 1:  # none is left out for lack of luck
+        while len(self.stores) > 1:  # none is left out for lack of luck
             await self.do("failover")
 
     async def do(self, name: str) -> None:

@@ -20,14 +20,14 @@ from tests.faults.clients import Client
 from tests.faults.cutting import Link
 from tests.faults.history import Attempt, Fault, Generation, History, Left
 from tests.faults.host import Host
-from tests.faults.injector import HARMLESS, Injector
+from tests.faults.injector import HARMLESS, OFTEN, Injector
 from tests.faults.stores import Store
 from tests.support.running import running_gateway
 from tests.support.simulated import SimulatorThread, running_simulator
 
 NAMESPACE = "gateway"
-LATENCY = 0.4  # seconds that the upstream takes
-CONTROL = 5.0  # seconds of orders that make a wrong variant show
+LATENCY = 0.6  # seconds that the upstream takes
+CONTROL = 8.0  # seconds of orders that make a wrong variant show
 LOOK = 0.1  # seconds between two looks whether all is settled
 
 SLOTS_FREE = 35.0  # seconds after a kill -9: contract 5.2's lease of 30, and a beat
@@ -125,7 +125,7 @@ async def _order(plan: Plan, hosts: list[Host], injector: Injector) -> tuple[lis
         host.note_descriptors()
     async with asyncio.TaskGroup() as group:
         ordering = [group.create_task(client.run(goes_on)) for client in clients]
-        await injector.run(goes_on, only=HARMLESS if plan.harmless else ())
+        await injector.run(goes_on, often=HARMLESS if plan.harmless else OFTEN)
         injector.heal()
         freed = None if plan.harmless else await _kill_for_good(hosts[-1], injector)
         await asyncio.wait(ordering)
