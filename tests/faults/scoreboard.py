@@ -14,6 +14,8 @@ BACK = 5.0  # seconds after the store's return in which it must be used again: c
 
 AWAY = "quota_store_unavailable"
 
+OUTAGES = frozenset({"kill store", "freeze store", "failover"})
+
 
 @dataclass(frozen=True, slots=True)
 class Control:
@@ -127,7 +129,7 @@ def recoveries(outcome: Outcome) -> list[float]:
     """For each time the store was away: seconds from its return to the first answer that needed it."""
     found = []
     for fault in outcome.faults:
-        if fault.name not in ("kill store", "freeze store", "failover"):
+        if fault.name not in OUTAGES:
             continue
         answers = [a.ended for a in outcome.attempts if _needed_store(a) and a.ended > fault.ended]
         if answers and not _followed(fault, outcome.faults):
@@ -141,7 +143,7 @@ def _needed_store(attempt: Attempt) -> bool:
 
 def _followed(fault: Fault, faults: Sequence[Fault]) -> bool:
     """Whether another outage began before this one can have been got over."""
-    return any(fault.ended <= other.began < fault.ended + BACK for other in faults if "store" in other.name)
+    return any(fault.ended <= other.began < fault.ended + BACK for other in faults if other.name in OUTAGES)
 
 
 def _several(faults: Counter[str], *names: str) -> str:
