@@ -286,10 +286,10 @@ def test_envoy_ai_gateway_680_cost_is_charged_before_the_upstream_is_asked(hosts
 
 
 def test_new_api_4429_orders_whose_handling_breaks_down_are_all_given_back(hosts: Hosts) -> None:
-    """Eight uploads that an upstream drops before their end are refused, and all eight images are free again."""
-    hosts.simulator.script({"endpoint": "edits", "fault": "close_before_body_end", "times": 8})
+    """Eight uploads at which an upstream gives up before their end are refused, and all eight images are free again."""
+    hosts.simulator.script({"endpoint": "edits", "fault": "refuse_body", "status": 500, "times": 8})
     codes = [hosts.edit("new-api-4429", number % 2).json()["error"]["code"] for number in range(8)]
-    assert codes == ["upstream_unreachable"] * 8
+    assert codes == ["upstream_error"] * 8
     assert hosts.used("new-api-4429") == hosts.made == 0
     assert statuses(hosts.at_once("new-api-4429", [{}] * 9)) == [200] * 8 + [429]
 
