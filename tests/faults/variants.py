@@ -90,7 +90,8 @@ VARIANTS = {
         "I2",
         [
             ("settle", "if before == 'committed' or before == 'refunded' then return {0, before} end", ""),
-            ("settle", "if rec.state ~= 'presumed' then rec = ", "if false then rec = "),
+            ("settle", "if call and rec.call == call then return {1, rec.was} end", ""),
+            ("settle", "if rec.state ~= 'presumed' then\n", "if false then\n"),
         ],
     ),
     "gives back into the present slice": Variant(
@@ -98,8 +99,8 @@ VARIANTS = {
         [
             (
                 "settle",
-                "kept[charge.at] = math.max(0, had - amount)",
-                "local at = 0 for slice in pairs(kept) do at = math.max(at, slice) end kept[at] = kept[at] - amount",
+                "kept[at] = math.max(0, had - amount)",
+                "for slice in pairs(kept) do at = math.max(at, slice) end kept[at] = kept[at] - amount",
             )
         ],
     ),
@@ -124,7 +125,13 @@ CLOCK_KEY = "clock-of-the-test"
 _AHEAD = f"t[1] = tonumber(t[1]) + tonumber(redis.call('GET', '{CLOCK_KEY}') or '0')"
 
 KNOWN = VARIANTS | {
-    SET_CLOCK: Variant("", [("all", "local t = redis.call('TIME')", f"local t = redis.call('TIME') {_AHEAD}")])
+    SET_CLOCK: Variant(
+        "",
+        [
+            ("all", "local t = redis.call('TIME')", f"local t = redis.call('TIME') {_AHEAD}"),
+            ("all", "return reckoned >= 0 and math.abs(now - reckoned) > SKEW", "return false"),
+        ],
+    )
 }
 
 
