@@ -5,6 +5,7 @@ a node.
 import asyncio
 import contextlib
 import re
+import resource
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
@@ -21,7 +22,7 @@ from gateway.ledger import scripts
 from gateway.ledger.base import Booking
 from gateway.ledger.redis import RedisLedger
 from gateway.ledger.servers import Address, ClusterKeeper, Finder, SentinelMaster
-from tests.support.engines import REDIS, VALKEY, Node, Sentinels, certificates, cluster, sentinels, server
+from tests.support.engines import REDIS, VALKEY, Node, Sentinels, certificates, cluster, sentinels, server, until
 from tests.support.running import free_port
 
 pytestmark = pytest.mark.slow
@@ -189,6 +190,39 @@ def test_a_wrong_password_is_named(program: Path) -> None:
 
     with server(program, "--requirepass", "right") as node:
         asyncio.run(main(node.port))
+
+
+@engines
+def test_a_full_disk_refuses_orders_until_there_is_room(program: Path) -> None:
+    """A store that cannot write its log decides nothing, and says why; with room again it goes on with its counts."""
+
+    async def main(node: Node) -> None:
+        async with working(Address(node.url)) as ledger:
+            assert (await reserve(ledger, "before")).admitted
+            assert node.process is not None
+            log = max((node.folder / "appendonlydir").glob("*"), key=lambda path: path.stat().st_size)
+            unlimited = resource.prlimit(node.process.pid, resource.RLIMIT_FSIZE)
+            resource.prlimit(node.process.pid, resource.RLIMIT_FSIZE, (log.stat().st_size, unlimited[1]))
+            began = time.monotonic()
+            taken = 1
+            while True:
+                assert time.monotonic() - began < RETURN_LIMIT
+                try:
+                    taken += (await reserve(ledger, f"r{taken}")).admitted
+                except StoreUnavailable:
+                    break
+                await asyncio.sleep(0.1)
+            assert ledger.trouble == "ResponseError MISCONF"
+            resource.prlimit(node.process.pid, resource.RLIMIT_FSIZE, unlimited)
+            await back(ledger)
+            (state,) = await ledger.states([IMAGES])
+            assert state.used == taken + 1
+
+    with server(program, "--appendfsync", "everysec") as node:
+        with node.client() as client:
+            client.config_set("appendonly", "yes")
+            until(lambda: list((node.folder / "appendonlydir").glob("*.aof")), limit=5)
+        asyncio.run(main(node))
 
 
 @engines

@@ -60,6 +60,7 @@ class Node:
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
+            restore_signals=False,  # SIGXFSZ stays ignored, so a file that may not grow is an error, as a full disk is
         )
 
     def signal(self, number: int) -> None:
