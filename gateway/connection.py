@@ -8,6 +8,7 @@ What it does not do: decide whether to connect, reuse or send again (gateway/tra
 """
 
 import asyncio
+import math
 import select
 import socket
 import ssl
@@ -21,6 +22,7 @@ from gateway.answer import HELD_LIMIT, Answer, Failure, Progress
 
 _READABLE_OR_GONE = select.POLLIN | getattr(select, "POLLRDHUP", 0)  # the latter is Linux's
 _TURNS_TO_READ = 3  # of the event loop: one to see that bytes are there, one to read them, one for good measure
+_MEASURED_FOR = 10.0  # seconds that a measured round trip is taken to hold
 _TCP_INFO_SIZE = 152  # linux/tcp.h: tcpi_min_rtt, in microseconds, is the u32 at 148
 _TCP_INFO_MIN_RTT = 148
 
@@ -56,6 +58,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._poll = select.poll()
         self._answer: Answer | None = None
+        self._measured, self._round_trip = -math.inf, 0.0
         self._reading_paused = False
         self._drained: asyncio.Future[None] | None = None
 
@@ -110,7 +113,14 @@ class Connection(asyncio.Protocol):
         return not self._is_open() or any(event & ~select.POLLIN for _, event in self._poll.poll(0))
 
     def round_trip(self) -> float:
-        """The shortest round trip seen on this connection in seconds, from the kernel's TCP_INFO; 0.0 if not told."""
+        """The shortest round trip seen on this connection in seconds, 0.0 if not told; asked for now and then."""
+        now = self._loop.time()
+        if now - self._measured > _MEASURED_FOR:
+            self._measured, self._round_trip = now, self._measure()
+        return self._round_trip
+
+    def _measure(self) -> float:
+        """From the kernel's TCP_INFO."""
         sock = self._transport.get_extra_info("socket") if self._transport is not None else None
         if sock is None or not hasattr(socket, "TCP_INFO"):
             return 0.0

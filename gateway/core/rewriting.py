@@ -11,6 +11,8 @@ from gateway.core.catalog import Model
 from gateway.core.errors import InternalError
 from gateway.core.orders import Order
 
+_ENCODER = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+
 
 def generation_body(order: Order, model: Model) -> bytes:
     """The JSON of ``POST /images/generations``: ASCII, model, n, size and quality first. model: of `order.model`."""
@@ -21,7 +23,7 @@ def generation_body(order: Order, model: Model) -> bytes:
         "quality": order.quality,
         **dict(order.fields),
     }
-    return json.dumps(body, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode("ascii")
+    return _ENCODER.encode(body).encode("ascii")
 
 
 class FormWriter:

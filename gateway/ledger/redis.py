@@ -25,7 +25,7 @@ from gateway.ledger.base import Booking, Remembered
 from gateway.ledger.channel import Channel
 from gateway.ledger.resp import command
 from gateway.ledger.servers import Finder, StoreUnfit
-from gateway.ledger.witness import StoreClock, Witness, uptime
+from gateway.ledger.witness import Mark, StoreClock, Witness, uptime
 
 DECISION = 0.9  #: seconds until a call is given up: a decision ends within one
 PROBE = 0.5  #: seconds between tries while the store is away
@@ -123,7 +123,7 @@ class RedisLedger:
     async def _asked(self, operation: str, ask: Callable[[int], bytes], *, probing: bool = False) -> Any:
         """The answer to what names windows: by the store's clock, where those of ours do not hold its present."""
         asked = self._clock.mark()
-        answer = await self._call(operation, ask(self._clock.now()), probing=probing)
+        answer = await self._call(operation, ask(self._clock.now()), probing=probing, asked=asked)
         self._clock.told(answer[1], asked)
         if answer[0] in (_STALE, _OFF):  # the second, where it was one of our own clocks that was off
             answer = await self._call(operation, ask(answer[1]), probing=probing)
@@ -210,7 +210,8 @@ class RedisLedger:
 
     async def _beat(self, renew: list[str]) -> None:
         asked = self._clock.mark()
-        answer = await self._call("beat", scripts.dumps({"renew": renew, "lease": scripts.LEASE}), probing=True)
+        argument = scripts.dumps({"renew": renew, "lease": scripts.LEASE})
+        answer = await self._call("beat", argument, probing=True, asked=asked)
         self._clock.told(answer[1], asked)
         if answer[0] == _OFF:
             raise StoreUnavailable(_AWAY)  # it was one of ours: the next beat says so
@@ -248,7 +249,12 @@ class RedisLedger:
         """How often the store has lost history since it began; None before it said so."""
         return self._witness.lost
 
-    def _call(self, operation: str, argument: bytes, *, probing: bool = False) -> Awaitable[Any]:
+    def _call(
+        self, operation: str, argument: bytes, *, probing: bool = False, asked: Mark | None = None
+    ) -> Awaitable[Any]:
+        """asked: when, of what names windows; where the store's clock is not where either of ours saw it go, it has
+        done nothing, and is as good as away.
+        """
         if not self.up and not probing:
             raise StoreUnavailable(_AWAY)
         script, number = self._scripts[operation], 0
@@ -256,14 +262,16 @@ class RedisLedger:
             argument, number = self._witness.sign(argument)
         written = script.command(self._keys, argument, by_sha=True)
         otherwise = partial(script.command, self._keys, argument, by_sha=False)
-        return self._timed(operation, self._channel.ask(written, otherwise), number=number)
+        return self._timed(operation, self._channel.ask(written, otherwise), number=number, asked=asked)
 
-    async def _timed(self, operation: str, answer: Awaitable[Any], *, number: int = 0) -> Any:
-        began, asked = time.perf_counter(), self._clock.mark()
+    async def _timed(
+        self, operation: str, answer: Awaitable[Any], *, number: int = 0, asked: Mark | None = None
+    ) -> Any:
+        began = time.perf_counter()
         failed: bool | None = True
         try:
             result = await answer
-            if number and result[0] == _OFF and not self._clock.accounts_for(result[1], asked):
+            if asked is not None and result[0] == _OFF and not self._clock.accounts_for(result[1], asked):
                 raise StoreUnfit(_jumped(result[1] - self._clock.now()))
             failed = False
         except asyncio.CancelledError:

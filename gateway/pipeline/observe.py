@@ -36,15 +36,16 @@ class Observe:
             return
         settings = self.settings()
         headers: list[tuple[bytes, bytes]] = scope["headers"]
+        chance = token_hex(28)
         peer = scope["client"][0] if scope.get("client") else ""
         exchange = Exchange(
-            id=f"req_{token_hex(12)}",
+            id=f"req_{chance[:24]}",
             settings=settings,
             endpoint=_ENDPOINTS.get(scope["path"], "other"),
             client_ip=framing.client_address(peer, headers, settings.listen.trusted_proxies),
             headers=headers,
             began=time.monotonic(),
-            trace_id=_trace_id(headers),
+            trace_id=_trace_id(headers) or chance[24:],
         )
         retries = exchange.header(b"x-stainless-retry-count")
         exchange.retry_count = int(retries) if retries is not None and retries.isdigit() and len(retries) < 4 else 0
@@ -78,8 +79,8 @@ class Observe:
 
 
 def _trace_id(headers: list[tuple[bytes, bytes]]) -> str:
-    """The caller's trace (W3C Trace Context 3.2), or one of our own."""
+    """The caller's trace (W3C Trace Context 3.2), if it named one."""
     for name, value in headers:
         if name == b"traceparent" and (found := _TRACEPARENT.fullmatch(value)):
             return found[1].decode()
-    return token_hex(16)
+    return ""
