@@ -75,7 +75,10 @@ class Link:
         pair = writer, downwards
         self._open.update(pair)
         try:
-            await asyncio.gather(self._pump(reader, downwards, "up", pair), self._pump(upwards, writer, "down", pair))
+            with contextlib.suppress(asyncio.CancelledError):  # the trial is over
+                await asyncio.gather(
+                    self._pump(reader, downwards, "up", pair), self._pump(upwards, writer, "down", pair)
+                )
         finally:
             self._open.difference_update(pair)
             for end in pair:
