@@ -21,9 +21,10 @@ class Link:
         self.port = 0
         self.delay = 0.0
         self.cuts = 0
-        self._armed: dict[Direction, deque[int]] = {"up": deque(), "down": deque()}
+        self._armed: dict[Direction, deque[tuple[int, bool]]] = {"up": deque(), "down": deque()}
         self._open: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._deciding: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -38,9 +39,12 @@ class Link:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def arm(self, direction: Direction, after: int) -> None:
-        """The next connection on which something goes this way is reset once `after` more bytes have gone."""
-        self._armed[direction].append(after)
+    def arm(self, direction: Direction, after: int, *, decided: bool = False) -> None:
+        """The next connection on which something goes this way is reset once `after` more bytes have gone.
+
+        decided: only one on which a script was called, which is past a store's greeting.
+        """
+        self._armed[direction].append((after, decided))
 
     def disarm(self) -> None:
         for armed in self._armed.values():
@@ -81,6 +85,7 @@ class Link:
                 )
         finally:
             self._open.difference_update(pair)
+            self._deciding.discard(pair)
             for end in pair:
                 end.close()
 
@@ -96,8 +101,14 @@ class Link:
             while data := await reader.read(65536):
                 if self.delay:
                     await asyncio.sleep(self.delay)
-                if left is None and self._armed[direction]:
-                    left = self._armed[direction].popleft()
+                if direction == "up" and b"EVALSHA" in data:
+                    self._deciding.add(pair)
+                if (
+                    left is None
+                    and self._armed[direction]
+                    and (pair in self._deciding or not self._armed[direction][0][1])
+                ):
+                    left = self._armed[direction].popleft()[0]
                 if left is not None and len(data) >= left:
                     writer.write(data[:left])
                     self.cuts += 1

@@ -159,7 +159,9 @@ class Injector:
     async def _reset_store(self) -> None:
         way: Direction = self.chance.choice(["up", "down", "down"])
         for _ in range(self.chance.choice([1, 1, 2, 5])):
-            self.to_store.arm(way, self.chance.randrange(LONGEST_REPLY))
+            # Most fall among decisions; left to itself each but the first would fall in a greeting.
+            decided = self.chance.random() < 0.75
+            self.to_store.arm(way, self.chance.randrange(LONGEST_REPLY), decided=decided)
 
     async def _flush_scripts(self) -> None:
         await asyncio.to_thread(self._store.ask, "SCRIPT", "FLUSH")
