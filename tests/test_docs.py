@@ -424,7 +424,7 @@ def test_the_example_of_a_command_runs(name: str, folder: Folder) -> None:
         assert "--port 8090" in text
         with running(text.replace("8090", str(port)), folder.path, log) as process:
             until(lambda: answers(f"http://127.0.0.1:{port}/_simulator/record"), process, log)
-    elif name.startswith(("quota ", "why")):  # they speak to the store, which the gateway runs
+    elif name.startswith(("quota ", "usage", "why")):  # they speak to the store, which the gateway runs
         with running("gateway serve", folder.path, log) as process:
             until(lambda: answers(f"{folder.public}/readyz"), process, log)
             bash(text, folder.path)

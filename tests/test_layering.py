@@ -134,7 +134,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 
 #: Who may import a library that is not Python's own.
 OWNERS: dict[str, tuple[str, ...]] = {
-    "PIL": ("gateway.simulator.drawing", "gateway.demo"),
+    "PIL": ("gateway.simulator.drawing", "gateway.demo", "gateway.cli.chart"),
     "gunicorn": ("gateway.server", "gateway.worker"),
     "httptools": ("gateway.answer", "gateway.connection", "gateway.simulator.connection"),
     # Its types are how the transport speaks to Forward; its client runs in the demo alone.

@@ -9,6 +9,7 @@ from gateway.core.errors import ModelNotFound
 from gateway.core.orders import permitted_models, permitted_qualities, permitted_sizes
 from gateway.core.quota import MICRO
 from gateway.core.refusals import rule_facts
+from gateway.core.usage import entries, grouped, total
 from gateway.exchange import Exchange
 from gateway.ledger.base import Ledger
 
@@ -76,26 +77,21 @@ async def usage(request: Request, *, ledger: Ledger) -> Response:
 
 def spent(table: dict[str, int]) -> dict[str, object]:
     """Images and dollars in all and by size and quality; unknown outcomes are in the charge and told apart."""
-    groups: dict[tuple[str, str], dict[str, int]] = {}
-    for field, amount in table.items():
-        _, _, _, size, quality, _, kind, unit = field.split("|")
-        group = groups.setdefault((size, quality), {"images": 0, "usd": 0, "unknown": 0})
-        group[unit] += amount
-        if kind == "unknown" and unit == "images":
-            group["unknown"] += amount
+    groups = grouped(entries(table), by=("size", "quality"))
+    whole = total(groups)
     return {
-        "images": sum(group["images"] for group in groups.values()),
-        "unknown": sum(group["unknown"] for group in groups.values()),
-        "usd": sum(group["usd"] for group in groups.values()) / MICRO,
+        "images": whole.images,
+        "unknown": whole.unknown,
+        "usd": whole.usd / MICRO,
         "by": [
             {
                 "size": size,
                 "quality": quality,
-                "images": group["images"],
-                "unknown": group["unknown"],
-                "usd": group["usd"] / MICRO,
+                "images": group.images,
+                "unknown": group.unknown,
+                "usd": group.usd / MICRO,
             }
-            for (size, quality), group in sorted(groups.items())
-            if group["images"]
+            for (size, quality), group in groups.items()
+            if group.images
         ],
     }

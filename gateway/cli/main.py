@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from gateway import __version__
-from gateway.cli import check, demo, keys, quota, schema, serve, simulate, why
+from gateway.cli import check, demo, explain, keys, quota, schema, serve, simulate, usage, why
 
 app = typer.Typer(
     name="gateway",
@@ -18,6 +18,8 @@ app.command("demo")(demo.demo)
 app.command("simulate")(simulate.simulate)
 app.command("check")(check.check)
 app.command("schema")(schema.schema)
+app.command("explain")(explain.explain)
+app.command("usage")(usage.usage)
 app.command("why")(why.why)
 app.add_typer(keys.app, name="keys")
 app.add_typer(quota.app, name="quota")

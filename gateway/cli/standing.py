@@ -1,10 +1,9 @@
 """How quotas stand, for `gateway quota show`: as JSON, as tables on a terminal, as plain lines in a pipe."""
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-import typer
+from gateway.cli.tables import print_table
 
 if TYPE_CHECKING:
     from gateway.core.catalog import Settings
@@ -73,7 +72,7 @@ def print_tables(standing: Standing, settings: "Settings") -> None:
         passed = " ".join(f"{percent}%" for percent in rule.warn_at if state.has_passed(percent)) or "-"
         numbers = [amount(state.limit), amount(state.used), amount(state.remaining)]
         rows.append([rule.scope, rule.name, rule.unit.value, rule.per or "now", rule.mode, *numbers, resets, passed])
-    _table("team,rule,unit,per,mode,limit,used,remaining,resets,warnings", rows)
+    print_table("team,rule,unit,per,mode,limit,used,remaining,resets,warnings", rows)
     grants = [
         [
             state.rule.scope,
@@ -86,7 +85,7 @@ def print_tables(standing: Standing, settings: "Settings") -> None:
         for state in standing.states
         for grant in _running(standing, state.rule)
     ]
-    _table("team,rule,grant,until,by,reason", grants)
+    print_table("team,rule,grant,until,by,reason", grants)
     changes = [
         [
             c.team,
@@ -100,7 +99,7 @@ def print_tables(standing: Standing, settings: "Settings") -> None:
         ]
         for c in standing.changes
     ]
-    _table("team,rule,change,before,after,at,by,reason", changes)
+    print_table("team,rule,change,before,after,at,by,reason", changes)
 
 
 def _plain(rule: "Rule") -> Callable[[int], str]:
@@ -108,21 +107,3 @@ def _plain(rule: "Rule") -> Callable[[int], str]:
     from gateway.core.refusals import dollars
 
     return dollars if rule.unit is Unit.USD else str
-
-
-def _table(header: str, rows: Sequence[Sequence[str]]) -> None:
-    """Aligned on a terminal; in a pipe lines of fields between tabs, a line without any before each further table."""
-    if not rows:
-        return
-    if not sys.stdout.isatty():
-        typer.echo("\n".join(["\t".join(row) for row in rows]) + "\n")
-        return
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(*header.split(","), box=None, header_style="bold")
-    for row in rows:
-        table.add_row(*map(escape, row))
-    Console().print(table)
-    typer.echo()

@@ -7,7 +7,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
 import typer
@@ -21,18 +21,31 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class Unreachable(Exception):
+    """The store cannot be had; the words say why, for people."""
+
+
 def ask(document: "Document", work: "Callable[[RedisLedger], Awaitable[T]]") -> T:
     """What `work` gives of the store's ledger; an end with the reason where the store cannot be had.
 
     `work` asks its `administration(probing=True)` first, which finds the store.
     """
+    try:
+        return reach(document, work)
+    except Unreachable as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from error
+
+
+def reach(document: "Document", work: "Callable[[RedisLedger], Awaitable[T]]") -> T:
+    """The same for a command that goes on without the store. Raises Unreachable."""
     from gateway.config.compile import compile_store
     from gateway.config.problems import ConfigErrors
 
     try:
         store = compile_store(document, os.environ)
-    except ConfigErrors as errors:
-        _fail(str(errors))
+    except ConfigErrors as error:
+        raise Unreachable(str(error)) from error
     return asyncio.run(_asked(store, _way_to(store), work))
 
 
@@ -50,8 +63,8 @@ async def _asked(store: "Store", way: "Finder", work: "Callable[[RedisLedger], A
     )
     try:
         return await work(ledger)
-    except StoreUnavailable:
-        _fail(f"The store (kind {store.kind}) cannot be reached: {ledger.trouble}.")
+    except StoreUnavailable as error:
+        raise Unreachable(f"The store (kind {store.kind}) cannot be reached: {ledger.trouble}.") from error
     finally:
         await ledger.close()
 
@@ -64,7 +77,7 @@ def _way_to(store: "Store") -> "Finder":
     if store.kind == "embedded":
         socket = find_socket(Path(store.data_dir))
         if socket is None:
-            _fail(
+            raise Unreachable(
                 f"The embedded store of {store.data_dir} does not run here: it runs while its gateway does. "
                 "Call this on the gateway's host, as its user."
             )
@@ -72,9 +85,4 @@ def _way_to(store: "Store") -> "Finder":
     try:
         return finder(store, url)
     except WrongAddress as error:
-        _fail(str(error))
-
-
-def _fail(message: str) -> NoReturn:
-    typer.echo(message, err=True)
-    raise typer.Exit(1)
+        raise Unreachable(str(error)) from error

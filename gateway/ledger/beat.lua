@@ -26,7 +26,7 @@ for _, id in ipairs(back and {} or redis.call('ZRANGEBYSCORE', OPEN, '-inf', now
     free_slots(rec)
     redis.call('ZREM', LEASES, id)
     rec.state = 'presumed'
-    book(rec, 'unknown', rec.images, rec.cost, 1)
+    book(rec, 'unknown', rec.images, rec.cost, 1, now)
     keep(id, rec)
     redis.call('ZADD', ENDED, now + KEEP_PRESUMED, id)
     for _, value in ipairs({rec.team, rec.labels, rec.images, rec.cost}) do out[#out + 1] = value end
@@ -44,4 +44,5 @@ if redis.call('HLEN', META) > SEATS then
     if string.sub(meta[i], 1, 2) == 'w:' and tonumber(meta[i + 1]) < now - SEAT_KEPT then redis.call('HDEL', META, meta[i]) end
   end
 end
+redis.call('ZREMRANGEBYSCORE', USAGE .. 'teams', '-inf', now - USAGE_KEPT * 1000)
 return out

@@ -92,8 +92,10 @@ local function is_off(ask, now)
   return reckoned >= 0 and math.abs(now - reckoned) > SKEW
 end
 
--- Books images and money of a record into the usage of its day and its month, `sign` 1 or -1.
-local function book(rec, kind, images, cost, sign)
+-- Books images and money of a record into the usage of its day and its month, `sign` 1 or -1. The teams that have usage
+-- stand in a zset by the time of their last booking, so that one that has left the config is found (beat.lua forgets it).
+local function book(rec, kind, images, cost, sign, now)
+  redis.call('ZADD', USAGE .. 'teams', now, rec.team)
   for _, period in ipairs(rec.periods) do
     local key = USAGE .. period
     redis.call('HINCRBY', key, rec.labels .. '|' .. kind .. '|images', sign * images)

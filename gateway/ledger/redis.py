@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -146,23 +147,40 @@ class RedisLedger:
         return bool(status == 1 and before != End.PRESUMED)
 
     async def states(self, rules: Sequence[Rule]) -> list[RuleState]:
-        charges = scripts.look(rules)
-        answer = await self._asked(
-            "usage", lambda now: scripts.dumps(scripts.counters_and_rules(charges, self._calendar, now))
-        )
-        return list(scripts.verdict(charges, answer).states)
+        return list((await self.weigh(scripts.look(rules))).states)
+
+    async def weigh(self, charges: Sequence[Charge], *, probing: bool = False) -> Verdict:
+        """What `reserve` would say of these charges now. Nothing is taken. probing: as for `administration`."""
+
+        def ask(now: int) -> bytes:
+            return scripts.dumps(scripts.counters_and_rules(charges, self._calendar, now))
+
+        answer = await self._asked("usage", ask, probing=probing)
+        verdict = scripts.verdict(charges, answer)
+        states = tuple(replace(state, refused=state.used + state.amount > state.limit) for state in verdict.states)
+        verdict = replace(verdict, states=states)
+        return replace(verdict, admitted=not verdict.refusals)
 
     async def usage(self, teams: Sequence[tuple[str, str]]) -> dict[str, dict[str, dict[str, int]]]:
-        now, prefix = self._clock.now(), self._keys[-1]
+        now = self._clock.now()
         periods = [
             period
             for team, zone in teams
             for period in scripts.periods(team, zone, self._calendar.bounds(Per.DAY, zone, now).start)
         ]
-        asked = [self._channel.ask(command("HGETALL", prefix + period)) for period in periods]
-        read = await self._timed("usage", asyncio.gather(*asked))
-        tables = [dict(zip(flat[::2], map(int, flat[1::2]), strict=True)) for flat in read]
+        tables = await self.booked(periods)
         return {team: {"day": tables[2 * i], "month": tables[2 * i + 1]} for i, (team, _) in enumerate(teams)}
+
+    async def booked(self, periods: Sequence[str]) -> list[dict[str, int]]:
+        """The usage of each team's day (``design:2026-11-22``) or month (``design:2026-11``): usage field -> number."""
+        asked = [self._channel.ask(command("HGETALL", self._keys[-1] + period)) for period in periods]
+        read = await self._timed("usage", asyncio.gather(*asked))
+        return [dict(zip(flat[::2], map(int, flat[1::2]), strict=True)) for flat in read]
+
+    async def booked_teams(self) -> list[str]:
+        """Every team that had usage in the last 400 days, whether or not the config still has it."""
+        asked = self._channel.ask(command("ZRANGE", self._keys[-1] + "teams", "0", "-1"))
+        return list(await self._timed("usage", asked))
 
     async def remember(self, act: str, key: str, **facts: object) -> Remembered:
         name = f"{self._keys[-1].removesuffix('u:')}i:{key}"

@@ -30,15 +30,15 @@ if before == 'committed' or before == 'refunded' then return {0, before} end
 if before == 'presumed' and ask['end'] == 'presumed' then return {0, before} end
 
 free_slots(rec)
-if before == 'presumed' then book(rec, 'unknown', rec.images, rec.cost, -1) end
+if before == 'presumed' then book(rec, 'unknown', rec.images, rec.cost, -1, now) end
 local final = {images = ask.images, usd = ask.cost, requests = ask.requests}
 for _, charge in ipairs(rec.charges) do
   give_back(charge, charge.amount - final[charge.unit])
 end
 if ask['end'] == 'committed' then
-  book(rec, 'delivered', ask.images, ask.cost, 1)
+  book(rec, 'delivered', ask.images, ask.cost, 1, now)
 elseif ask['end'] == 'presumed' then
-  book(rec, 'unknown', rec.images, rec.cost, 1)
+  book(rec, 'unknown', rec.images, rec.cost, 1, now)
 end
 rec.state, rec.call, rec.was = ask['end'], call, before
 -- Only a presumption can change once more; of any other end the state alone is worth its memory.

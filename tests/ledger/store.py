@@ -44,7 +44,7 @@ for id, packed in pairs(hash(KEYS[2])) do
   local rec = cmsgpack.unpack(packed)
   records[id] = {rec.state, tostring(#rec.slots)}
 end
-for _, key in ipairs(redis.call('KEYS', KEYS[8] .. '*')) do usage[string.sub(key, #KEYS[8] + 1)] = hash(key) end
+for _, key in ipairs(redis.call('KEYS', KEYS[8] .. '*:*')) do usage[string.sub(key, #KEYS[8] + 1)] = hash(key) end
 return cjson.encode({records = records, usage = usage,
   open = zset(KEYS[3]), leases = zset(KEYS[4]), ended = zset(KEYS[5])})
 """
@@ -134,6 +134,10 @@ class Store:
 
     def refusals(self, teams: Sequence[str], *, since: float = 0.0, containing: str = "") -> list[str]:
         return _done(self.administration.refusals(teams, since=since, containing=containing))
+
+    def booked_teams(self) -> list[str]:
+        """Those that have usage, the one whose last is oldest first."""
+        return [str(team) for team in self._client.zrange(f"{self.keys[7]}teams", 0, -1)]
 
     def expires_in(self, key: str) -> int:
         """ms until the key goes by itself."""

@@ -421,6 +421,22 @@ def test_a_lease_that_ended_before_the_order_is_taken_again_or_refused(store: St
     assert used(store, one) == 1
 
 
+def test_teams_are_known_for_400_days_after_their_last_usage(store: Store) -> None:
+    """Who orders is found without the config, charged or presumed; what was given back alone leaves no name."""
+    order(store, "refunded", IMAGES)
+    store.settle("refunded", REFUNDED)
+    assert store.booked_teams() == []
+    order(store, "made", IMAGES)
+    store.settle("made", made(1))
+    assert store.booked_teams() == ["design"]
+    moved(store, 400 * DAY - 1)
+    store.beat([])
+    assert store.booked_teams() == ["design"]
+    moved(store, 1)
+    store.beat([])
+    assert store.booked_teams() == []
+
+
 def test_an_admission_that_nothing_followed_is_forgotten(store: Store) -> None:
     """After its patience an admission whose slot was renewed all the time is gone, with its slot and its record."""
     store.admit("r", "design", [Charge(SLOTS, 1)], [[0]])
