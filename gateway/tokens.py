@@ -167,6 +167,18 @@ class Tokens:
                 self._failed(issuer.name, f"{type(exc).__name__}: {exc}")
 
 
+def mint(issuer: JwtIssuer, team: str, key: str, *, algorithm: str, now: int, lifetime: int) -> str:
+    """A token of that issuer for the team. key: the shared secret, or a private key in PEM. lifetime: seconds.
+
+    Raises ValueError where the key does not go with the algorithm.
+    """
+    claims = {"iss": issuer.issuer, "aud": issuer.audience, "iat": now, "exp": now + lifetime, issuer.team_claim: team}
+    try:
+        return jwt.encode(claims, key, algorithm=algorithm)
+    except (jwt.PyJWTError, ValueError, TypeError) as exc:
+        raise ValueError(f"the key does not go with {algorithm}") from exc
+
+
 def _opened(token: str, settings: Settings) -> tuple[dict[str, object], dict[str, Any], JwtIssuer]:
     """Header, claims and issuer of a token whose signature is not yet verified."""
     form = _FORM.fullmatch(token) if len(token) <= MAX_TOKEN else None

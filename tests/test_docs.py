@@ -203,6 +203,7 @@ models:
 """
 
 TEAM = """\
+jwt_issuers: {{corp: {{issuer: https://id.example.com, audience: image-gateway, algorithms: [HS256], secret: env:JWT}}}}
 teams: {{design: {{quotas: [{{images: 100, per: day}}], keys: [{{id: ci, sha256: "{digest}"}}]}}}}
 """
 
@@ -251,7 +252,7 @@ def environ(**more: str) -> dict[str, str]:
     """This environment's `gateway` and `python` first, as in an activated one, and the secret that configs name."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     known = {name: value for name, value in os.environ.items() if name != "GATEWAY_CONFIG"}
-    return {**known, "PATH": path, "PYTHONPATH": str(ROOT), "THREEXCODER_API_KEY": "sk-x", **more}
+    return {**known, "PATH": path, "PYTHONPATH": str(ROOT), "THREEXCODER_API_KEY": "sk-x", "JWT": "s" * 64, **more}
 
 
 def run(words: list[str], folder: Path, **more: str) -> str:

@@ -129,6 +129,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "gateway.logs",
         "gateway.server",
         "gateway.simulator.",
+        "gateway.tokens",
     ),
 }
 
@@ -156,7 +157,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "redis": ("gateway.ledger.channel", "gateway.ledger.redis", "gateway.ledger.servers"),
     "hiredis": ("gateway.ledger.channel",),
     "rich": ("gateway.cli.",),
-    "ruamel": ("gateway.config.file",),
+    "ruamel": ("gateway.config.edit", "gateway.config.file"),
     "starlette": ("gateway.app", "gateway.admin.", "gateway.pipeline."),
     "structlog": ("gateway.logs",),
     "typer": ("gateway.cli.",),

@@ -1,6 +1,10 @@
-"""`gateway keys`: makes keys, lists them, hashes secrets that a company already has. Only hashes go into the config."""
+"""`gateway keys`: makes keys, changes them for new ones, lists them, hashes secrets that a company already has.
+
+Only hashes go into the config.
+"""
 
 import json
+import re
 import secrets
 import sys
 import time
@@ -8,11 +12,13 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, timedelta
 from difflib import get_close_matches
 from getpass import getpass
+from itertools import count
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from gateway.cli.options import ConfigOption, JsonOption, config_path, loaded
+from gateway.cli.options import ConfigOption, JsonOption, config_path, loaded, span
+from gateway.cli.token import token
 from gateway.core import keys
 
 if TYPE_CHECKING:
@@ -25,7 +31,8 @@ EXPIRES_SOON = timedelta(days=14)  #: as long as answers carry x-gateway-key-exp
 
 _STYLES = {"active": "green", "expiring": "yellow", "expired": "red", "placeholder": "dim"}
 
-app = typer.Typer(no_args_is_help=True, help="Make, list and hash the teams' keys.")
+app = typer.Typer(no_args_is_help=True, help="Make, change, list and hash the teams' keys.")
+app.command("token")(token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,37 +54,74 @@ def new(
         str | None,
         typer.Option(metavar="D", help="Last day in the team's zone, or an RFC 3339 time.", show_default=False),
     ] = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="Put the entry into the config, which else stays as it is.")
+    ] = False,
     config: ConfigOption = None,
 ) -> None:
     """Make a key: prints the secret, this once, and under it the entry for the team's `keys:` in the config.
 
-    With a config, the team must be in it, and its keys must not have the id yet.
+    With a config, the team must be in it, and its keys must not have the id yet. With --write the entry is put there,
+    all else in the file stays as it is written, and the gateway takes the key within 2 s.
 
-    Example: gateway keys new --team design --id ci --expires 2030-06-30
+    Example: gateway keys new --team design --id laptop --expires 2030-06-30 --write
     """
-    # pydantic behind it takes longer to load than `keys hash` to run.
-    from gateway.config.values import end_of, identifier, moment
-
-    for option, value, read in (
-        ("--team", team, identifier),
-        ("--id", key_id, identifier),
-        ("--expires", expires, moment),
-    ):
-        try:
-            if value is not None:
-                read(value)
-        except ValueError as exc:
-            raise typer.BadParameter(str(exc), param_hint=option) from exc
-    if expires is not None and end_of(moment(expires), "UTC") + _FURTHEST_ZONE < time.time():
-        raise typer.BadParameter(f"{expires} is over: the key would never work", param_hint="--expires")
-    if config is not None:
-        _check_place(loaded(config), team, key_id)
+    _check_words(team, key_id, expires)
     secret = keys.make(secrets.token_bytes(keys.RANDOM_BYTES))
-    # The words go to the terminal, the two lines that count to whoever reads the pipe.
-    typer.secho(f"A key for team {team}. It is shown this once and kept nowhere:", bold=True, err=True)
-    typer.echo(secret)
-    typer.secho(f"\nInto the config, under teams: {team}: keys:", bold=True, err=True)
-    typer.echo(entry(key_id, secret, expires))
+    if config is not None or write:
+        document = loaded(config_path(config))
+        _check_place(document, team, key_id)
+        if write:
+            _write(document, team, _facts(key_id, secret, expires), {})
+            _show(team, secret, f"Written into {document.path}.", None)
+            return
+    _show(team, secret, f"Into the config, under teams: {team}: keys:", entry(key_id, secret, expires))
+
+
+@app.command("rotate")
+def rotate(
+    *,
+    team: Annotated[str, typer.Option(metavar="T", help="The team's id.", show_default=False)],
+    key_id: Annotated[str, typer.Option("--id", metavar="ID", help="The key that is to go.", show_default=False)],
+    overlap: Annotated[str, typer.Option(metavar="D", help="How long both work: 30m, 12h, 7d.")] = "7d",
+    expires: Annotated[
+        str | None, typer.Option(metavar="D", help="When the new key ends, as for `new`.", show_default=False)
+    ] = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="Put both into the config, which else stays as it is.")
+    ] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Make a new key beside an old one, which then ends after the overlap: its users change over meanwhile.
+
+    The new one is named after the old: ci, ci-2, ci-3. The secret is printed this once. An old key that ends before
+    the overlap does keeps its end.
+
+    Example: gateway keys rotate --team design --id ci --overlap 7d
+    """
+    _check_words(team, key_id, expires)
+    document = loaded(config_path(config))
+    ends = datetime.fromtimestamp(int(time.time()) + span(overlap, "--overlap"), UTC)
+    _check_team(document, team)
+    listed = [key for key in listing(document, now=time.time()) if key.team == team]
+    old = next((key for key in listed if key.id == key_id), None)
+    if old is None:
+        _fail(f"team {team} has no key {key_id}; it has: {', '.join(key.id for key in listed) or 'none'}")
+    if old.state == "expired":
+        _fail(f"key {key_id} of team {team} has ended already: make another with `gateway keys new`")
+    stays = old.expires_at is not None and datetime.fromisoformat(old.expires_at) <= ends
+    moment = f"{ends:%Y-%m-%dT%H:%M:%SZ}"
+    new_id = _next_id(key_id, {key.id for key in listed})
+    secret = keys.make(secrets.token_bytes(keys.RANDOM_BYTES))
+    if write:
+        _write(document, team, _facts(new_id, secret, expires), {} if stays else {key_id: moment})
+        words = f"Written into {document.path} as {new_id}; {key_id} works until {old.expires if stays else moment}."
+        _show(team, secret, words, None)
+        return
+    words = f"Into the config, under teams: {team}: keys:"
+    if not stays:
+        words = f'Into the config: expires: "{moment}" with key {key_id}, and under teams: {team}: keys:'
+    _show(team, secret, words, entry(new_id, secret, expires))
 
 
 @app.command("list")
@@ -120,20 +164,80 @@ def hash_secret() -> None:
     typer.echo(keys.digest(secret).hex())
 
 
-def _check_place(document: "Document", team: str, key_id: str) -> None:
-    """Fails where the config has no such team, or the team such a key already."""
+def _check_words(team: str, key_id: str, expires: str | None) -> None:
+    # pydantic behind it takes longer to load than `keys hash` to run.
+    from gateway.config.values import end_of, identifier, moment
+
+    for option, value, read in (
+        ("--team", team, identifier),
+        ("--id", key_id, identifier),
+        ("--expires", expires, moment),
+    ):
+        try:
+            if value is not None:
+                read(value)
+        except ValueError as exc:
+            raise typer.BadParameter(str(exc), param_hint=option) from exc
+    if expires is not None and end_of(moment(expires), "UTC") + _FURTHEST_ZONE < time.time():
+        raise typer.BadParameter(f"{expires} is over: the key would never work", param_hint="--expires")
+
+
+def _check_team(document: "Document", team: str) -> None:
     teams = document.config.teams
     if team not in teams:
         near = get_close_matches(team, teams, n=1)
         _fail(f"there is no team {team} in {document.path}" + (f"; did you mean {near[0]}?" if near else ""))
-    if any(key.id == key_id for key in teams[team].keys):
+
+
+def _check_place(document: "Document", team: str, key_id: str) -> None:
+    """Fails where the config has no such team, or the team such a key already."""
+    _check_team(document, team)
+    if any(key.id == key_id for key in document.config.teams[team].keys):
         _fail(f"team {team} has a key {key_id} already; take another id")
+
+
+def _next_id(key_id: str, taken: set[str]) -> str:
+    """``ci``, ``ci-2``, ``ci-3``: the first that is free."""
+    from gateway.config.values import identifier
+
+    stem = re.sub(r"-[0-9]{1,4}$", "", key_id)
+    found = next(name for number in count(2) if (name := f"{stem}-{number}") not in taken)
+    try:
+        return identifier(found)
+    except ValueError:
+        _fail(f"{found} would be too long for an id: make the key with `gateway keys new`")
+
+
+def _facts(key_id: str, secret: str, expires: str | None) -> dict[str, str]:
+    ending = {"expires": expires} if expires else {}
+    return {"id": key_id, "sha256": keys.digest(secret).hex(), **ending}
+
+
+def _write(document: "Document", team: str, facts: dict[str, str], ends: dict[str, str]) -> None:
+    """Into the file that the document was read from, if it still says the same."""
+    from gateway.config.edit import NotEditable, replace_file, with_key
+
+    try:
+        data = document.path.read_bytes()
+        replace_file(document.path, data, with_key(document, data, team, facts, ends))
+    except NotEditable as error:
+        _fail(f"nothing was written: {error}")
+    except OSError as error:
+        _fail(f"nothing was written: {document.path}: {error.strerror}")
+
+
+def _show(team: str, secret: str, words: str, line: str | None) -> None:
+    """The words go to the terminal, the lines that count to whoever reads the pipe."""
+    typer.secho(f"A key for team {team}. It is shown this once and kept nowhere:", bold=True, err=True)
+    typer.echo(secret)
+    typer.secho(f"\n{words}", bold=True, err=True)
+    if line is not None:
+        typer.echo(line)
 
 
 def entry(key_id: str, secret: str, expires: str | None) -> str:
     """The key's line in the config. The id is quoted: an id like 12 or null would be no text in YAML."""
-    ending = f', expires: "{expires}"' if expires else ""
-    return f'- {{id: "{key_id}", sha256: "{keys.digest(secret).hex()}"{ending}}}'
+    return "- {" + ", ".join(f'{name}: "{value}"' for name, value in _facts(key_id, secret, expires).items()) + "}"
 
 
 def listing(document: "Document", *, now: float) -> list[ListedKey]:

@@ -1,5 +1,6 @@
 """Options that several commands share, so that they read, default and explain themselves alike."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +24,18 @@ ConfigOption = Annotated[
 ]
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+
+_SPAN = re.compile(r"([1-9][0-9]{0,5})([smhd])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def span(text: str, option: str) -> int:
+    """Seconds of ``30m``, ``12h``, ``1d``; a usage error for anything else."""
+    found = _SPAN.fullmatch(text)
+    if found is None:
+        raise typer.BadParameter("expected a duration like 30m, 12h or 1d", param_hint=option)
+    return int(found[1]) * _SECONDS[found[2]]
 
 
 def config_path(*given: Path | None) -> Path:

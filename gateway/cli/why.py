@@ -1,7 +1,6 @@
 """`gateway why`: what was refused, by which rule, and what would have to change."""
 
 import json
-import re
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gateway.cli import store
-from gateway.cli.options import ConfigOption, JsonOption, config_path, loaded
+from gateway.cli.options import ConfigOption, JsonOption, config_path, loaded, span
 
 if TYPE_CHECKING:
     from gateway.core.catalog import Settings
@@ -22,9 +21,6 @@ _NONE = (
     "No refusal of {} is kept. It was not refused by the gateway, no team was known, or 200 later refusals of its team "
     "or 30 days have passed."
 )
-
-_SINCE = re.compile(r"([1-9][0-9]{0,5})([smhd])")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def why(
@@ -87,10 +83,7 @@ def _beginning(since: str | None) -> float:
     """Unix seconds; 0 for all there is."""
     if since is None:
         return 0.0
-    found = _SINCE.fullmatch(since)
-    if found is None:
-        raise typer.BadParameter("expected a duration like 30m, 12h or 1d", param_hint="--since")
-    return time.time() - int(found[1]) * _SECONDS[found[2]]
+    return time.time() - span(since, "--since")
 
 
 def _print_json(refusals: list[dict[str, Any]], settings: "Settings") -> None:

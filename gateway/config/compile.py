@@ -121,6 +121,16 @@ def compile_store(document: "Document", environ: Mapping[str, str]) -> Store:
     return store
 
 
+def compile_issuer(document: "Document", name: str, environ: Mapping[str, str]) -> JwtIssuer:
+    """One issuer with its secret, as for the store. Raises `ConfigErrors`."""
+    secrets = _Secrets(environ)
+    config = document.config.model_copy(update={"jwt_issuers": {name: document.config.jwt_issuers[name]}})
+    (issuer,) = _jwt_issuers(config, secrets, document.path.absolute().parent)
+    if secrets.faults:
+        raise ConfigErrors(map(document.places.problem, secrets.faults))
+    return issuer
+
+
 def default_model(config: Config) -> str:
     """Return the model of a request that names none: the one named so, else the only one."""
     return config.default_model or next(iter(config.models))

@@ -54,7 +54,7 @@ def parse(data: bytes, path: Path) -> Document:
     leaks = list(_leaked_keys(text, path))
     try:
         reader = _Reader(path)
-        tree = reader.read(_compose(text, path))
+        tree = reader.read(compose(text, path))
     except ConfigErrors as exc:
         raise ConfigErrors([*exc.problems, *leaks]) from exc
     result = validate(tree)
@@ -95,7 +95,7 @@ def _leaked_keys(text: str, path: Path) -> Iterator[Problem]:
                 yield Problem(str(path), number, match.start() + 1, "", message)
 
 
-def _compose(text: str, path: Path) -> Node:
+def compose(text: str, path: Path) -> Node:
     yaml = YAML(typ="rt", pure=True)
     yaml.composer.warn_double_anchors = False
     try:
