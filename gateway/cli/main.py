@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from gateway import __version__
-from gateway.cli import check, demo, explain, keys, quota, schema, serve, simulate, usage, why
+from gateway.cli import check, demo, explain, init, keys, quota, schema, serve, simulate, usage, why
 
 app = typer.Typer(
     name="gateway",
@@ -16,6 +16,7 @@ app = typer.Typer(
 app.command("serve")(serve.serve)
 app.command("demo")(demo.demo)
 app.command("simulate")(simulate.simulate)
+app.command("init")(init.init)
 app.command("check")(check.check)
 app.command("schema")(schema.schema)
 app.command("explain")(explain.explain)
