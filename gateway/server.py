@@ -138,12 +138,16 @@ def _address(address: tuple[str, int]) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _raise_file_limit(inflight: int) -> None:
+def files_needed(inflight: int) -> int:
     """A request in flight takes two descriptors, one to each side."""
+    return 2 * inflight + _OTHER_FILES
+
+
+def _raise_file_limit(inflight: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    needed = 2 * inflight + _OTHER_FILES
+    needed = files_needed(inflight)
     if hard != resource.RLIM_INFINITY and hard < needed:
         logs.line("open-file limit below max_inflight_per_worker", limit=hard, needed=needed)
 

@@ -413,7 +413,7 @@ def test_a_piece_of_configuration_is_right(block: Block, folder: Folder) -> None
 
 
 @pytest.mark.parametrize("name", sorted(commands()))
-def test_the_example_of_a_command_runs(name: str, folder: Folder) -> None:
+def test_the_example_of_a_command_runs(name: str, folder: Folder, simulator: SimulatorThread) -> None:
     """The example at the end of each command's help works."""
     (text,) = re.findall(r"^Example: (gateway .*)$", commands()[name], re.MULTILINE)
     log = folder.path / "log"
@@ -425,6 +425,11 @@ def test_the_example_of_a_command_runs(name: str, folder: Folder) -> None:
         assert "--port 8090" in text
         with running(text.replace("8090", str(port)), folder.path, log) as process:
             until(lambda: answers(f"http://127.0.0.1:{port}/_simulator/record"), process, log)
+    elif name == "doctor":  # it connects to the upstream
+        path = folder.path / "config.yaml"
+        text_of = path.read_text("utf-8")
+        path.write_text(text_of.replace("upstream: {", f"upstream: {{base_url: {simulator.base_url}, "), "utf-8")
+        bash(text, folder.path)
     elif name.startswith(("quota ", "usage", "why")):  # they speak to the store, which the gateway runs
         with running("gateway serve", folder.path, log) as process:
             until(lambda: answers(f"{folder.public}/readyz"), process, log)

@@ -130,6 +130,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "gateway.server",
         "gateway.simulator.",
         "gateway.tokens",
+        "gateway.transport",
+        "gateway.upstream",
     ),
 }
 

@@ -171,6 +171,17 @@ class RedisLedger:
         tables = await self.booked(periods)
         return {team: {"day": tables[2 * i], "month": tables[2 * i + 1]} for i, (team, _) in enumerate(teams)}
 
+    async def about(self) -> dict[str, str]:
+        """What the server says of itself (INFO), and ``history_lost``: how often it has turned out to have forgotten.
+
+        Finds the store, as `administration` does. A user that may not ask for INFO gets StoreUnavailable.
+        """
+        meta = self._keys[scripts.META]
+        asked = [self._channel.ask(command("INFO")), self._channel.ask(command("HGET", meta, "lost"))]
+        info, lost = await self._timed("usage", asyncio.gather(*asked))
+        facts = (line.partition(":") for line in info.splitlines())
+        return {**{name: value for name, found, value in facts if found}, "history_lost": lost or "0"}
+
     async def booked(self, periods: Sequence[str]) -> list[dict[str, int]]:
         """The usage of each team's day (``design:2026-11-22``) or month (``design:2026-11``): usage field -> number."""
         asked = [self._channel.ask(command("HGETALL", self._keys[-1] + period)) for period in periods]

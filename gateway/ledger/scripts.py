@@ -25,6 +25,8 @@ NAMES = ("admit", "reserve", "settle", "beat", "usage", "remember", "administer"
 
 JUDGING = frozenset({"admit", "reserve", "usage", "administer"})  #: a function costs at each call, used or not
 
+META = 5  #: the place among `keys` of what is known of the store itself
+
 LEASE = 30_000  #: ms that a slot is held without renewal
 
 _SLIDING = {Per.MINUTE: 60_000, Per.HOUR: 3_600_000}
