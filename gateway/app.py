@@ -168,6 +168,7 @@ def _ended(parts: Parts, exchange: Exchange) -> None:
     if exchange.account is not None and isinstance(exchange.error, UpstreamAccountExhausted):
         parts.accounts.set_aside(exchange.account)  # a 429 may be about credit too: its status does not tell
     parts.refused.note(exchange)
+    parts.last_use.note(exchange)
     logs.request(facts(exchange))
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from gateway.accounts import Accounts
+from gateway.lastuse import LastUse
 from gateway.ledger.redis import RedisLedger
 from gateway.live import Live
 from gateway.metrics import Metrics
@@ -35,3 +36,4 @@ class Parts:
     readiness: Readiness
     accounts: Accounts
     refused: Refused
+    last_use: LastUse

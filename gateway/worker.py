@@ -27,6 +27,7 @@ from gateway.accounts import Accounts
 from gateway.app import build_admin, build_app
 from gateway.core.catalog import Settings
 from gateway.core.errors import GatewayError, StoreUnavailable
+from gateway.lastuse import LastUse
 from gateway.ledger.administration import Administration, told
 from gateway.ledger.redis import RedisLedger
 from gateway.ledger.servers import Finder
@@ -119,10 +120,11 @@ async def assembled(path: Path, settings: Settings, store: Finder, folder: Path)
     transport = Transport()
     administration = ledger.administration()
     latest = Refused(administration.keep_refusals, ledger.now)
-    parts = Parts(live, ledger, transport, metrics, tally, Readiness(ledger), Accounts(tally.busy), latest)
+    last_use = LastUse(ledger.keep_uses, ledger.now)
+    parts = Parts(live, ledger, transport, metrics, tally, Readiness(ledger), Accounts(tally.busy), latest, last_use)
     # A new worker beside busy ones must not refuse what they would take.
     await ledger.connect(_FIRST_CONTACT)
-    going = (ledger.run(), live.follow(), parts.refused.run(), _tell_changes(administration))
+    going = (ledger.run(), live.follow(), parts.refused.run(), last_use.run(), _tell_changes(administration))
     tasks = [asyncio.create_task(task) for task in going]
     for task in tasks:
         task.add_done_callback(_must_go_on)
@@ -133,6 +135,7 @@ async def assembled(path: Path, settings: Settings, store: Finder, folder: Path)
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await parts.refused.write()
+        await last_use.write()
         await ledger.close()
         await transport.aclose()
 

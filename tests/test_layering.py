@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "gateway.exchange": ("gateway.core.",),
     # What the requests of one worker share.
     "gateway.accounts": ("gateway.core.",),
+    "gateway.lastuse": ("gateway.core.", "gateway.exchange"),
     "gateway.refused": ("gateway.core.", "gateway.exchange"),
     "gateway.waiting": (),
     "gateway.deadline": (),
@@ -55,6 +56,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "gateway.parts": (
         "gateway.accounts",
+        "gateway.lastuse",
         "gateway.ledger.redis",
         "gateway.live",
         "gateway.metrics",
@@ -91,6 +93,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "gateway.accounts",
         "gateway.app",
         "gateway.core.",
+        "gateway.lastuse",
         "gateway.ledger.administration",
         "gateway.ledger.redis",
         "gateway.ledger.servers",

@@ -8,7 +8,7 @@ import re
 import secrets
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from difflib import get_close_matches
 from getpass import getpass
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from gateway.cli import store
 from gateway.cli.options import ConfigOption, JsonOption, config_path, loaded, span
 from gateway.cli.token import token
 from gateway.core import keys
@@ -37,13 +38,17 @@ app.command("token")(token)
 
 @dataclass(frozen=True, slots=True)
 class ListedKey:
-    """A line of the list. expires: as the config writes it; expires_at: that moment, RFC 3339 in UTC, exclusive."""
+    """A line of the list. expires: as the config writes it; expires_at: that moment, RFC 3339 in UTC, exclusive.
+
+    last_used: RFC 3339 in UTC; None where it was not used in 400 days, or the store could not be asked.
+    """
 
     team: str
     id: str
     expires: str | None
     expires_at: str | None
     state: str
+    last_used: str | None = None
 
 
 @app.command("new")
@@ -128,16 +133,25 @@ def rotate(
 def list_keys(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """List all keys of the config with their expiry and state: active, expiring (in 14 days), expired, placeholder.
 
+    The last use is asked of the store, which is told once a minute. Without the store the rest is listed.
+
     Example: gateway keys list -c config.yaml --json
     """
-    listed = listing(loaded(config_path(config)), now=time.time())
+    document = loaded(config_path(config))
+    listed, known = listing(document, now=time.time()), True
+    try:
+        uses = store.reach(document, lambda ledger: ledger.last_uses())
+    except store.Unreachable as error:
+        uses, known = {}, False
+        typer.echo(f"{error} So it is not known when keys were last used.", err=True)
+    listed = [replace(key, last_used=_utc(uses.get(f"{key.team}|{key.id}"))) for key in listed]
     if as_json:
         typer.echo(json.dumps([asdict(key) for key in listed], indent=2))
     elif sys.stdout.isatty():
-        _print_table(listed)
+        _print_table(listed, known=known)
     else:
         for key in listed:
-            typer.echo("\t".join((key.team, key.id, key.expires or "never", key.state)))
+            typer.echo("\t".join((key.team, key.id, key.expires or "never", key.state, _use(key, known=known))))
 
 
 @app.command("hash")
@@ -269,13 +283,19 @@ def _utc(end: float | None) -> str | None:
     return None if end is None else datetime.fromtimestamp(end, UTC).isoformat().replace("+00:00", "Z")
 
 
-def _print_table(listed: list[ListedKey]) -> None:
+def _use(key: ListedKey, *, known: bool) -> str:
+    return key.last_used or ("never" if known else "?")
+
+
+def _print_table(listed: list[ListedKey], *, known: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("team", "id", "expires", "state", box=None, header_style="bold")
+    table = Table("team", "id", "expires", "state", "last used", box=None, header_style="bold")
     for key in listed:
-        table.add_row(key.team, key.id, key.expires or "never", f"[{_STYLES[key.state]}]{key.state}[/]")
+        table.add_row(
+            key.team, key.id, key.expires or "never", f"[{_STYLES[key.state]}]{key.state}[/]", _use(key, known=known)
+        )
     Console().print(table)
 
 

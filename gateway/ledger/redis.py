@@ -9,7 +9,7 @@ store is back.
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -33,6 +33,7 @@ PROBE = 0.5  #: seconds between tries while the store is away
 BEAT = 2.0  #: seconds between beats; five of them without one mean that the store was away (records.lua)
 RENEWAL = 10.0  #: seconds between renewals of a lease of 30
 OWED = 20_000  #: undelivered ends kept; more than a worker can have in flight
+_USES_KEPT = 400 * 86_400  # seconds: as long as what was used
 TOGETHER = 200  #: ends delivered in one write: a full worker's take a second after an outage, between two beats
 
 _STALE, _OFF = (
@@ -170,6 +171,25 @@ class RedisLedger:
         ]
         tables = await self.booked(periods)
         return {team: {"day": tables[2 * i], "month": tables[2 * i + 1]} for i, (team, _) in enumerate(teams)}
+
+    async def keep_uses(self, uses: Mapping[str, float]) -> None:
+        """Put down when each ``team|key`` was last used (unix seconds), where that is later than what is known."""
+        if not self.up:
+            raise StoreUnavailable(_AWAY)
+        key = self._keys[-1] + "keys"
+        oldest = self.now() - _USES_KEPT
+        words = [word for name, at in uses.items() for word in (str(int(at)), name)]
+        asked = [
+            self._channel.ask(command("ZADD", key, "GT", *words)),
+            self._channel.ask(command("ZREMRANGEBYSCORE", key, "-inf", str(int(oldest)))),
+        ]
+        await self._timed("usage", asyncio.gather(*asked))
+
+    async def last_uses(self) -> dict[str, float]:
+        """Unix seconds by ``team|key``, of all used in the last 400 days. Finds the store, as `administration` does."""
+        asked = self._channel.ask(command("ZRANGE", self._keys[-1] + "keys", "0", "-1", "WITHSCORES"))
+        flat = await self._timed("usage", asked)
+        return {name: float(at) for name, at in zip(flat[::2], flat[1::2], strict=True)}
 
     async def about(self) -> dict[str, str]:
         """What the server says of itself (INFO), and ``history_lost``: how often it has turned out to have forgotten.

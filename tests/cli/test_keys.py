@@ -154,25 +154,27 @@ def test_list_gives_scripts_every_key_with_its_state(config: Path) -> None:
             "expires": "2020-06-30",
             "expires_at": "2020-06-30T22:00:00Z",
             "state": "expired",
+            "last_used": None,
         },
-        {"team": "design", "id": "ci", "expires": None, "expires_at": None, "state": "active"},
+        {"team": "design", "id": "ci", "expires": None, "expires_at": None, "state": "active", "last_used": None},
         {
             "team": "research",
             "id": "first",
             "expires": "2999-06-30",
             "expires_at": "2999-07-01T00:00:00Z",
             "state": "placeholder",
+            "last_used": None,
         },
     ]
 
 
 def test_list_is_plain_in_a_pipe(config: Path) -> None:
-    """Without a terminal each key is one line of four fields with tabs between them."""
+    """Without a terminal each key is a line of five fields with tabs between them; without a store the last is ?."""
     result = CliRunner().invoke(app, ["list", "--config", str(config)])
     assert result.stdout.splitlines() == [
-        "design\told\t2020-06-30\texpired",
-        "design\tci\tnever\tactive",
-        "research\tfirst\t2999-06-30\tplaceholder",
+        "design\told\t2020-06-30\texpired\t?",
+        "design\tci\tnever\tactive\t?",
+        "research\tfirst\t2999-06-30\tplaceholder\t?",
     ]
 
 

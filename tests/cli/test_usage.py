@@ -20,6 +20,7 @@ from gateway.cli.usage import _same_days as same_days
 from gateway.core.usage import Spent, entries, grouped, periods, total
 from gateway.simulator.record import RecordedRequest
 from tests.cli.two_hosts import Hosts, running_hosts
+from tests.support.site import wait_until
 
 TEAMS: dict[str, dict[str, Any]] = {
     "made": {"unlimited": True},
@@ -190,6 +191,23 @@ def test_what_is_older_than_400_days_is_said_to_be_gone(hosts: Hosts) -> None:
     assert (result.exit_code, result.stdout) == (0, "")
     assert "kept for 400 days" in result.stderr
     assert "No usage." in result.stderr
+
+
+# Keys
+
+
+def test_the_last_use_of_a_key_is_listed(hosts: Hosts, orders: list[RecordedRequest]) -> None:
+    """Soon after it was used, on whichever host; a key that nobody used has none."""
+    assert orders
+
+    def uses() -> dict[str, str | None]:
+        return {key["team"]: key["last_used"] for key in hosts.told("keys", "list")}
+
+    wait_until(lambda: uses()["made"] and uses()["faraway"])
+    found = uses()
+    age = datetime.now(UTC) - datetime.fromisoformat(str(found["made"]))
+    assert timedelta(0) <= age < timedelta(minutes=2)
+    assert found["research"] is None
 
 
 # The sums
