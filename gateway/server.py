@@ -5,6 +5,7 @@ import os
 import resource
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from gateway.ledger.embedded import EmbeddedStore
 from gateway.ledger.servers import Finder, finder
 from gateway.live import restart_needed
 from gateway.slots import clear_abandoned, forget_dead, hold
+from gateway.systemd import Systemd
 
 #: Seconds beyond the longest request that workers get to end in.
 _LAST_ANSWERS = 20
@@ -46,6 +48,7 @@ class Gateway(BaseApplication):  # type: ignore[misc]  # the package carries no 
         self.settings = settings
         self.workers = workers or settings.listen.workers
         self._pid = os.getpid()
+        self.systemd = Systemd()
         self.embedded = EmbeddedStore(Path(settings.store.data_dir)) if settings.store.kind == "embedded" else None
         self.store()  # an address that cannot be used is told now, and not by each worker
         clear_abandoned(Path(tempfile.gettempdir()), _METRICS)
@@ -116,21 +119,38 @@ class Gateway(BaseApplication):  # type: ignore[misc]  # the package carries no 
 
 
 class Master(Arbiter):  # type: ignore[misc]  # the package carries no types
-    """gunicorn's master, which once a turn also looks after the embedded store."""
+    """gunicorn's master, which once a turn also looks after the embedded store, and tells systemd how it stands."""
 
     def manage_workers(self) -> None:
         self._look_after_store()
         super().manage_workers()
+        self._look_after_workers()
+
+    def reload(self) -> None:
+        self.app.systemd.reloading()
+        super().reload()
+
+    def stop(self, graceful: bool = True) -> None:  # noqa: FBT001, FBT002  gunicorn's signature
+        self.app.systemd.stopping()
+        super().stop(graceful)
 
     def reap_workers(self) -> None:
         # While a reload or the end waits for requests in flight this is all that is called, minutes long.
         self._look_after_store()
         super().reap_workers()
+        self._look_after_workers()
 
     def _look_after_store(self) -> None:
         embedded: EmbeddedStore | None = self.app.embedded
         if embedded is not None and embedded.poll():
             logs.line("embedded store respawned")
+
+    def _look_after_workers(self) -> None:
+        # A worker's first sign of life, when it serves, puts its file back from the wall clock to the monotonic one.
+        now = time.monotonic()
+        serving = sum(worker.tmp.last_update() <= now for worker in self.WORKERS.values())
+        if self.num_workers <= serving == len(self.WORKERS):
+            self.app.systemd.ready()
 
 
 def _address(address: tuple[str, int]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Generator
 import pytest
 
 #: The program that shows that a Debian package is there, where it has another name.
-PROGRAMS = {"prometheus": "promtool", "nodejs": "node"}
+PROGRAMS = {"prometheus": "promtool", "nodejs": "node", "systemd": "systemd-analyze"}
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

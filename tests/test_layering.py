@@ -23,6 +23,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "gateway.ledger.": ("gateway.ledger.", "gateway.core."),
     "gateway.metrics": ("gateway.core.",),
     "gateway.slots": (),
+    "gateway.systemd": (),
     "gateway.logs": (),
     # The client of the upstream, from the inside out; each knows only what lies further in.
     "gateway.answer": ("gateway.core.",),
@@ -115,6 +116,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "gateway.live",
         "gateway.logs",
         "gateway.slots",
+        "gateway.systemd",
     ),
     "gateway.demo": ("gateway.core.",),
     # The stand-in for the upstream shares nothing with what it is to test.
