@@ -109,7 +109,7 @@ class Running:
     def start(self) -> None:
         """Write the config and run `gateway serve` on it until it is ready."""
         stream = io.StringIO()
-        YAML().dump(_numbers(self.config), stream)
+        YAML().dump(plain_numbers(self.config), stream)
         path = self.folder / "config.yaml"
         path.write_text(stream.getvalue(), "utf-8")
         limited = ["sh", "-c", f'ulimit {self.ulimit} && exec "$@"', "sh"] if self.ulimit else []
@@ -224,11 +224,13 @@ def free_port() -> int:
         return port
 
 
-def _numbers(config: Any) -> Any:
+def plain_numbers(config: Any) -> Any:
     """Prices are strings in Python, so that no float comes between; in YAML they are plain numbers."""
     if isinstance(config, dict):
-        return {name: _price_table(value) if name == "price_usd" else _numbers(value) for name, value in config.items()}
-    return [_numbers(item) for item in config] if isinstance(config, list) else config
+        return {
+            name: _price_table(value) if name == "price_usd" else plain_numbers(value) for name, value in config.items()
+        }
+    return [plain_numbers(item) for item in config] if isinstance(config, list) else config
 
 
 def _price_table(table: Any) -> Any:
