@@ -53,6 +53,7 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
         yield made
 
 
+@pytest.mark.slow
 def test_the_master_says_how_it_stands(manager: Manager) -> None:
     """READY comes once, when all workers serve, and again after a reload; STOPPING comes at the end; nothing else."""
     config = base_config(upstream="http://127.0.0.1:9", workers=4)
