@@ -73,7 +73,10 @@ def test_an_alert_fires_when_it_should_and_only_then(case: Case, tmp_path: Path)
     tests = {
         "rule_files": [str(RULES / "recording.yaml"), str(RULES / "alerts.yaml")],
         "evaluation_interval": case.interval,
-        "tests": [promtools(case, case.fires, [fired]), promtools(case, case.quiet, [])],
+        "tests": [
+            promtools(case, case.fires, [fired]),
+            *(promtools(case, series, []) for series in (case.quiet, case.also_quiet) if series),
+        ],
     }
     with (tmp_path / "tests.yaml").open("w", encoding="utf-8") as file:
         YAML(typ="safe").dump(tests, file)
