@@ -1,0 +1,68 @@
+"""The oracle on a fixed sample, and proof that it would see a disagreement."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.differential import suites
+from tests.differential.__main__ import bodies_of_a_run, try_all
+from tests.differential.bodies import ORDERS, text
+from tests.differential.oracle import Charge, wrong
+from tests.differential.readings import JSON, plain_files, read_in_python
+from tests.support import packages
+
+CHARGED = Charge("dall-e-3", "1024x1024", "standard", n=1)
+WHOLE = b'{"model": "dall-e-3", "n": 1, "size": "1024x1024", "quality": "standard"%b}'
+FORM = (text(b"model", b"dall-e-3"), text(b"n", b"1"), text(b"size", b"1024x1024"), *ORDERS[0].parts)
+
+
+@pytest.mark.slow
+@pytest.mark.npm
+@pytest.mark.timeout(300)
+# Readers leave their files open where a form breaks off.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_all_readers_see_what_was_charged(tmp_path: Path) -> None:
+    """Of thousands of bodies each is refused with a 4xx, or read by every reader just as it was charged."""
+    node = packages.node_folder(tmp_path, packages.READERS)
+    report = try_all(bodies_of_a_run(cases=300, seed=1, further=tuple(suites.png_suite())), node=node)
+    assert report.disagreements == []
+    assert report.faults == []
+    assert len(report.readers) == 18
+    assert report.tried == report.forwarded + report.refused.total()
+    assert report.forwarded > 500
+    # Without the gateway the same bodies are read in several ways: it is not the readers that agree.
+    assert report.control > 100
+    assert report.control_n > 50
+
+
+def test_a_plain_order_is_read_alike() -> None:
+    """What holds nothing but the order passes the oracle, which so has no objection to everything."""
+    form = ORDERS[0].body("form")
+    whole = type(ORDERS[0])(FORM).body("form")
+    for content_type, data in ((JSON, WHOLE % b""), (whole.content_type, whole.data)):
+        files = plain_files(content_type, data) if content_type != JSON else {}
+        assert wrong(CHARGED, content_type, read_in_python(content_type, data), files) == []
+    assert plain_files(form.content_type, form.data).keys() == {"image"}
+
+
+@pytest.mark.parametrize(
+    "member", [b', "n": 10', b', "N": 10', b', "n": 1.5', b', "quality": "hd"', b', "Size": "1792x1024"']
+)
+def test_another_order_in_json_is_seen(member: bytes) -> None:
+    """A second value of what decides the price, under any spelling of its name, is a disagreement."""
+    assert wrong(CHARGED, JSON, read_in_python(JSON, WHOLE % member), {})
+
+
+@pytest.mark.parametrize("name", [b"n", b"N", b"quality", b"model"])
+def test_another_order_in_a_form_is_seen(name: bytes) -> None:
+    """A second text of what decides the price, under any spelling of its name, is a disagreement."""
+    body = type(ORDERS[0])((*FORM, text(name, b"10"))).body("form")
+    files = plain_files(body.content_type, body.data)
+    assert wrong(CHARGED, body.content_type, read_in_python(body.content_type, body.data), files)
+
+
+def test_another_file_is_seen() -> None:
+    """An upstream's file whose digest is not the client's is a disagreement."""
+    body = type(ORDERS[0])(FORM).body("form")
+    readings = read_in_python(body.content_type, body.data)
+    assert wrong(CHARGED, body.content_type, readings, {"image": ("0" * 64,)})
