@@ -5,6 +5,7 @@ client ── /healthz /readyz
 Observe        id, client's address, times; the log line at the end
 Meter          requests in flight
 Refuse         a broken head is refused; every error inside becomes one shape of answer
+  ├── /openapi.json
   │
 Authenticate   whose key; suspension; endpoint; room in this worker
   ├── /v1/models /v1/usage
@@ -34,6 +35,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway import jwks, logs
 from gateway.admin import dashboard, health, scrape, team
+from gateway.admin.describe import Describe
 from gateway.core import catalog
 from gateway.core.errors import MethodNotAllowed, UnknownUrl, UpstreamAccountExhausted
 from gateway.core.quota import Verdict
@@ -85,6 +87,7 @@ def build_app(parts: Parts) -> ASGIApp:
             *routes("/models", known(team.models), "GET"),
             *routes("/models/{id:path}", known(team.model), "GET"),
             *routes("/usage", known(partial(team.usage, ledger=parts.ledger)), "GET"),
+            *routes("/openapi.json", Describe(), "GET"),
         ],
         redirect_slashes=False,
         default=_nothing_there,

@@ -203,7 +203,7 @@ class Oracle:
 
 
 def _files(reading: Reading) -> list[tuple[str, tuple[str, ...]]]:
-    return [(name, digests) for name, digests in reading.files.items() if digests]
+    return [(str(name), digests) for name, digests in reading.files.items() if digests]
 
 
 def wrong(

