@@ -36,8 +36,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway import jwks, logs
 from gateway.admin import dashboard, health, scrape, team
 from gateway.admin.describe import Describe
-from gateway.core import catalog
-from gateway.core.errors import MethodNotAllowed, UnknownUrl, UpstreamAccountExhausted
+from gateway.core import catalog, framing
+from gateway.core.errors import MalformedRequest, MethodNotAllowed, UnknownUrl, UpstreamAccountExhausted
 from gateway.core.quota import Verdict
 from gateway.core.refusals import rule_facts
 from gateway.exchange import Exchange, facts
@@ -104,8 +104,17 @@ def build_app(parts: Parts) -> ASGIApp:
 
 async def _open(paths: set[str], health_checks: ASGIApp, gateway: ASGIApp, scope: Scope, *io: Any) -> None:
     """Health checks to theirs, all else to the gateway, as are other methods on those paths."""
-    is_check = scope["type"] == "http" and scope["path"] in paths and scope["method"] in ("GET", "HEAD")
-    await (health_checks if is_check else gateway)(scope, *io)
+    await (health_checks if _is_check(paths, scope) else gateway)(scope, *io)
+
+
+def _is_check(paths: set[str], scope: Scope) -> bool:
+    if scope["type"] != "http" or scope["path"] not in paths or scope["method"] not in ("GET", "HEAD"):
+        return False
+    try:
+        framing.check(headers=scope["headers"], http_version=scope.get("http_version", "1.1"), method=scope["method"])
+    except MalformedRequest:
+        return False  # Refuse closes the connection: what follows on it could be anybody's
+    return True
 
 
 async def _routed(router: Router, scope: Scope, receive: Receive, send: Send) -> None:

@@ -281,7 +281,7 @@ def test_garbage_behind_a_request_does_not_spoil_its_answer(gateway: Running) ->
 
 
 def test_a_body_that_nobody_wants_holds_nothing(gateway: Running) -> None:
-    """A health check with half a body is answered, and its connection ends by itself without another word."""
+    """A health check with half a body is refused, and its connection ends by itself without another word."""
 
     async def play() -> tuple[Heard, bytes]:
         async with connected(gateway.url) as line:
@@ -290,7 +290,7 @@ def test_a_body_that_nobody_wants_holds_nothing(gateway: Running) -> None:
             return heard, await line.ended(HEAD_SECONDS + 5 + MARGIN)
 
     heard, rest = asyncio.run(play())
-    assert (heard.status, rest) == (200, b"")
+    assert (heard.status, rest) == (400, b"")
 
 
 def test_the_ports_are_apart(gateway: Running) -> None:
