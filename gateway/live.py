@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from gateway.config.compile import compile_settings
@@ -18,6 +17,7 @@ from gateway.config.file import parse
 from gateway.config.problems import ConfigErrors
 from gateway.config.watch import contents, read
 from gateway.core.catalog import Settings
+from gateway.core.changes import restart_needed
 
 
 class Live:
@@ -93,13 +93,6 @@ class Live:
     def _refuse(self, problems: list[str]) -> None:
         self.problems = problems
         self._refused(problems)
-
-
-def restart_needed(old: Settings, new: Settings) -> list[str]:
-    """The sections that differ and that only a restart can change."""
-    # Whoever asks for the admin token reads it anew each time, so it may be rotated.
-    listen = replace(old.listen, admin_token=None) != replace(new.listen, admin_token=None)
-    return [name for name, differs in (("listen", listen), ("store", old.store != new.store)) if differs]
 
 
 def _compiled(data: bytes, path: Path) -> Settings:

@@ -17,9 +17,9 @@ from gunicorn.glogging import Logger
 from gateway import logs
 from gateway.config.problems import ConfigErrors
 from gateway.core.catalog import Settings
+from gateway.core.changes import restart_needed
 from gateway.ledger.embedded import EmbeddedStore
 from gateway.ledger.servers import Finder, finder
-from gateway.live import restart_needed
 from gateway.slots import clear_abandoned, forget_dead, hold
 from gateway.systemd import Systemd
 

@@ -243,7 +243,8 @@ def folder(tmp_path: Path) -> Folder:
     Image.new("RGBA", (64, 64), (0, 0, 0, 0)).save(tmp_path / "mask.png")
     public, admin = free_port(), free_port()
     team = TEAM.format(digest=keys.digest(SECRETS["design"]).hex())
-    (tmp_path / "config.yaml").write_text(CONFIG.format(public=public, admin=admin) + team, "utf-8")
+    for name in ("config.yaml", "proposed.yaml"):  # alike, for commands that exit by what they find
+        (tmp_path / name).write_text(CONFIG.format(public=public, admin=admin) + team, "utf-8")
     (tmp_path / "secret.txt").write_text("x" * 40, "utf-8")
     return Folder(tmp_path, f"http://127.0.0.1:{public}", f"http://127.0.0.1:{admin}")
 

@@ -113,7 +113,6 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "gateway.core.",
         "gateway.ledger.embedded",
         "gateway.ledger.servers",
-        "gateway.live",
         "gateway.logs",
         "gateway.slots",
         "gateway.systemd",

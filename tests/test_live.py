@@ -11,7 +11,8 @@ import pytest
 from gateway.config.compile import compile_settings
 from gateway.config.file import load
 from gateway.core.catalog import Settings
-from gateway.live import Live, restart_needed
+from gateway.core.changes import restart_needed
+from gateway.live import Live
 
 CONFIG = """\
 contact: {contact}

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from gateway import __version__
-from gateway.cli import check, demo, doctor, explain, init, keys, quota, schema, serve, simulate, usage, why
+from gateway.cli import check, demo, diff, doctor, explain, init, keys, quota, schema, serve, simulate, usage, why
 
 app = typer.Typer(
     name="gateway",
@@ -18,6 +18,7 @@ app.command("demo")(demo.demo)
 app.command("simulate")(simulate.simulate)
 app.command("init")(init.init)
 app.command("check")(check.check)
+app.command("diff")(diff.diff)
 app.command("schema")(schema.schema)
 app.command("doctor")(doctor.doctor)
 app.command("explain")(explain.explain)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from gateway.config.model import Config, ModelSection
 from gateway.config.problems import ConfigErrors, Fault, Steps, looks_secret
-from gateway.config.rules import organization_rules, team_rules
+from gateway.config.rules import organization_rules, plan_rules, team_rules
 from gateway.config.values import SecretRef, end_of
 from gateway.core.catalog import (
     Account,
@@ -33,7 +33,7 @@ _LARGEST_SECRET = 64 * 1024  #: bytes; a key, a URL or a PEM text is far smaller
 
 
 class _Secrets:
-    """Reads secrets and collects what is missing. With no environment every secret is empty."""
+    """Reads secrets and collects what is missing. With no environment each one stands for its own reference."""
 
     def __init__(self, environ: Mapping[str, str] | None) -> None:
         self._environ = environ
@@ -49,7 +49,7 @@ class _Secrets:
 
     def read_text(self, ref: SecretRef, *steps: str | int) -> str:
         if self._environ is None:
-            return ""
+            return f"env:{ref.variable}" if ref.variable is not None else f"file:{ref.file}"
         if ref.variable is not None:
             value = self._environ.get(ref.variable, "")
             name = "named here" if looks_secret(ref.variable) and not ref.variable.isupper() else ref.variable
@@ -87,7 +87,8 @@ def _file_text(path: Path) -> tuple[str, str]:
 def compile_settings(document: "Document", environ: Mapping[str, str] | None) -> Settings:
     """Compile a checked document. Raises `ConfigErrors` with every secret that cannot be had.
 
-    environ: where ``env:`` looks; None leaves every secret empty, for commands that only look at the rules.
+    environ: where ``env:`` looks; None puts ``env:NAME`` or ``file:/path`` in each secret's place, for commands that
+    only look at the rules.
     """
     config, secrets = document.config, _Secrets(environ)
     folder = document.path.absolute().parent
@@ -101,7 +102,9 @@ def compile_settings(document: "Document", environ: Mapping[str, str] | None) ->
         limits=RequestLimits(**dict(config.request_limits)),
         default_model=default_model(config),
         models=compile_models(config),
-        teams={id_: compile_team(config, id_, team_rules(config, id_)) for id_ in config.teams},
+        teams={
+            id_: compile_team(config, id_, team_rules(config, id_), plan_rules(config, id_)) for id_ in config.teams
+        },
         keys=_keys(config),
         organization=organization_rules(config),
         jwt_issuers=_jwt_issuers(config, secrets, folder),
@@ -158,8 +161,8 @@ def _model(alias: str, section: ModelSection) -> Model:
     )
 
 
-def compile_team(config: Config, id_: str, rules: tuple[Rule, ...]) -> Team:
-    """Compile what a team may use, with the rules it is given."""
+def compile_team(config: Config, id_: str, rules: tuple[Rule, ...], planned: tuple[Rule, ...] = ()) -> Team:
+    """Compile what a team may use, with the rules it is given. planned: those of its plan alone."""
 
     def allowed(values: tuple[str, ...] | None) -> frozenset[str] | None:
         return None if values is None else frozenset(values)
@@ -175,6 +178,8 @@ def compile_team(config: Config, id_: str, rules: tuple[Rule, ...]) -> Team:
         qualities=allowed(section.qualities),
         endpoints=allowed(section.endpoints),
         rules=rules,
+        plan=section.plan,
+        planned=planned,
     )
 
 

@@ -70,12 +70,18 @@ def resolve(lines: Iterable[QuotaLine], *, scope: str, zone: str, onto: Iterable
     return tuple(rules.values())
 
 
+def plan_rules(config: Config, team: str) -> tuple[Rule, ...]:
+    """Return the rules that a team's plan alone would give it."""
+    section = config.teams[team]
+    zone = section.timezone or config.timezone
+    return resolve(config.plans[section.plan].quotas, scope=team, zone=zone) if section.plan in config.plans else ()
+
+
 def team_rules(config: Config, team: str) -> tuple[Rule, ...]:
     """Return the rules of a team: its plan's, with its own lines on top."""
     section = config.teams[team]
     zone = section.timezone or config.timezone
-    plan = resolve(config.plans[section.plan].quotas, scope=team, zone=zone) if section.plan in config.plans else ()
-    return resolve(section.quotas, scope=team, zone=zone, onto=plan)
+    return resolve(section.quotas, scope=team, zone=zone, onto=plan_rules(config, team))
 
 
 def organization_rules(config: Config) -> tuple[Rule, ...]:

@@ -37,7 +37,8 @@ class Model:
 class Team:
     """A team's permissions and its own rules (plan and team merged). None in a permission allows all.
 
-    suspended: the reason, or None. rules: without the organization's.
+    suspended: the reason, or None. rules: without the organization's. plan: its name, or None; planned: the rules that
+    the plan alone would give the team.
     """
 
     id: str
@@ -49,6 +50,8 @@ class Team:
     qualities: frozenset[str] | None
     endpoints: frozenset[str] | None
     rules: tuple[Rule, ...]
+    plan: str | None = None
+    planned: tuple[Rule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

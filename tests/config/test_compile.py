@@ -167,9 +167,9 @@ def test_secret_files_are_read_without_their_closing_newline(tmp_path: Path) -> 
         assert caught.value.problems[0].message == message
 
 
-def test_without_an_environment_secrets_stay_empty(read: Read) -> None:
-    """Commands that only look at the rules need no secret."""
-    assert compile_settings(read(""), None).upstream.accounts[0].api_key.reveal() == ""
+def test_without_an_environment_a_secret_is_its_reference(read: Read) -> None:
+    """Commands that only look at the rules need no secret, and see where another one is named."""
+    assert compile_settings(read(""), None).upstream.accounts[0].api_key.reveal() == "env:KEY"
 
 
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:

@@ -1,0 +1,303 @@
+"""What another version of the config changes, in the words of who has to approve it. No I/O, no clock, no secret.
+
+Only what takes effect is told: comments, order and spelling change nothing. What is used so far belongs beside a
+limit; a `Difference` names the rule, and whoever can reach the store asks for it.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from urllib.parse import urlsplit, urlunsplit
+
+from gateway.core.catalog import JwtIssuer, Key, Model, Settings, Store, Team
+from gateway.core.differences import ALL, Difference, compared, listed, none_or
+from gateway.core.quota import ORGANIZATION
+from gateway.core.refusals import dollars, local_time
+from gateway.core.rulechanges import rule_differences
+
+RESTART = "needs a restart, and a reload that changes it is refused whole"
+
+
+def differences(old: Settings, new: Settings) -> list[Difference]:
+    """All that `new` changes of `old`: teams first, then what is common to them, then how the gateway runs."""
+    return [
+        *_teams(old, new),
+        *rule_differences(ORGANIZATION, old.organization, new.organization),
+        *_models(old, new),
+        *_common(old, new),
+        *_upstream(old, new),
+        *_issuers(old.jwt_issuers, new.jwt_issuers),
+        *_fixed(old, new),
+    ]
+
+
+def restart_needed(old: Settings, new: Settings) -> list[str]:
+    """The sections that differ and that only a restart can change.
+
+    The admin token and the store's password may be rotated: who asks for the token reads it anew each time, and new
+    workers log in to the same store with the new password.
+    """
+    listen = replace(old.listen, admin_token=None) != replace(new.listen, admin_token=None)
+    store = _without_login(old.store) != _without_login(new.store)
+    return [name for name, differs in (("listen", listen), ("store", store)) if differs]
+
+
+def _without_login(store: Store) -> tuple[Store, str | None]:
+    """A store by its place alone: its URL without user and password."""
+    if store.url is None:
+        return store, None
+    try:
+        scheme, place, *rest = urlsplit(store.url.reveal())
+    except ValueError:  # no URL at all: as it stands
+        return replace(store, url=None), store.url.reveal()
+    return replace(store, url=None), urlunsplit((scheme, place.rpartition("@")[2], *rest))
+
+
+def _teams(old: Settings, new: Settings) -> Iterator[Difference]:
+    renamed = _renamed(old, new)
+    for id_, team in new.teams.items():
+        before = old.teams.get(renamed.get(id_, id_))
+        if before is None:
+            yield Difference(id_, "team", f"new team, {_outline(team)}")
+        elif id_ in renamed:
+            words = f"team renamed, it was {before.id}: counters start at zero"
+            yield Difference(id_, "team", words, before.id, id_)
+        if before is not None:
+            yield from _permissions(before, team, old, new)
+        yield from _keys(before.id if before else None, id_, old, new)
+        yield from rule_differences(id_, before.rules if before else (), team.rules, team)
+    for id_, team in old.teams.items():
+        if id_ not in new.teams and id_ not in renamed.values():
+            yield Difference(id_, "team", "team removed: its keys are refused")
+            yield from rule_differences(id_, team.rules, ())
+
+
+def _renamed(old: Settings, new: Settings) -> dict[str, str]:
+    """New ids of teams to their old ones: of a team that has come and one that has gone, with a key in common or
+    alike in everything but the id.
+    """
+    left = {id_: team for id_, team in old.teams.items() if id_ not in new.teams}
+    found: dict[str, str] = {}
+    for digest, key in new.keys.items():
+        before = old.keys.get(digest)
+        if before is not None and before.team in left and key.team not in old.teams and key.team not in found:
+            found[key.team] = left.pop(before.team).id
+    for id_, team in new.teams.items():
+        if id_ not in old.teams and id_ not in found and team.rules:
+            twin = next((each.id for each in left.values() if _nameless(each) == _nameless(team)), None)
+            if twin is not None:
+                found[id_] = left.pop(twin).id
+    return found
+
+
+def _nameless(team: Team) -> Team:
+    rules = tuple(replace(rule, scope="") for rule in team.rules)
+    return replace(team, id="", rules=rules, planned=())
+
+
+def _outline(team: Team) -> str:
+    rules = f"plan {team.plan}" if team.plan else "no plan"
+    return f"{rules}, may use {_allowed(team)}" + ("" if team.rules else ", unlimited")
+
+
+def _allowed(team: Team) -> str:
+    bounds = [
+        f"{kind} {listed(values)}"
+        for kind in ("models", "sizes", "qualities", "endpoints")
+        if (values := getattr(team, kind)) is not None
+    ]
+    return "; ".join(bounds) or "everything"
+
+
+def _permissions(before: Team, team: Team, old: Settings, new: Settings) -> Iterator[Difference]:
+    yield from compared(team.id, [("plan", none_or(before.plan), none_or(team.plan))])
+    # What a team has from the file as a whole is told once, there.
+    if (before.zone, team.zone) != (old.zone, new.zone):
+        yield from compared(team.id, [("timezone", before.zone, team.zone)])
+    if (before.contact, team.contact) != (old.contact, new.contact):
+        yield from compared(team.id, [("contact", before.contact, team.contact)])
+    if before.suspended != team.suspended:
+        words = f"suspended: {team.suspended}" if team.suspended else "no longer suspended"
+        yield Difference(team.id, "suspended", words, before.suspended, team.suspended)
+    for kind in ("models", "sizes", "qualities", "endpoints"):
+        earlier, now = getattr(before, kind), getattr(team, kind)
+        if earlier != now:
+            had, has = (ALL if values is None else listed(values) for values in (earlier, now))
+            yield Difference(team.id, kind, f"may use {kind}: {had} -> {has}", had, has)
+
+
+def _keys(before: str | None, team: str, old: Settings, new: Settings) -> Iterator[Difference]:
+    """What happens to a team's keys. before: the team's id in `old`, None where it is new."""
+    zone = new.teams[team].zone
+    earlier = {digest: key for digest, key in old.keys.items() if key.team == before}
+    now = {digest: key for digest, key in new.keys.items() if key.team == team}
+    ids = {key.id for key in earlier.values()}
+    for digest, key in now.items():
+        end = _end(key, zone)
+        if digest in earlier:
+            name, last = earlier[digest].id, _end(earlier[digest], zone)
+            if name != key.id:
+                yield Difference(team, "key", f"key {name} is now named {key.id}", name, key.id)
+            yield from compared(team, [(f"key {key.id} expires", last, end)])
+            continue
+        came = f", which opened team {old.keys[digest].team}" if digest in old.keys else ""
+        words = f"key {key.id} {'replaced by another' if key.id in ids else 'added'}{came}, expires {end}"
+        yield Difference(team, "key", words, after=key.id)
+    replaced = {key.id for key in now.values()}
+    for digest, key in earlier.items():
+        if digest in new.keys and digest not in now:
+            yield Difference(team, "key", f"key {key.id} opens team {new.keys[digest].team} from now on", key.id)
+        elif digest not in now and key.id not in replaced:
+            yield Difference(team, "key", f"key {key.id} revoked", key.id)
+
+
+def _end(key: Key, zone: str) -> str:
+    return "never" if key.expires is None else local_time(key.expires, zone)
+
+
+def _models(old: Settings, new: Settings) -> Iterator[Difference]:
+    for alias, model in new.models.items():
+        about = f"model {alias}"
+        if alias not in old.models:
+            yield Difference(about, "model", f"new model, goes up as {model.upstream_name}")
+            yield from _prices(about, {}, model.prices)
+            continue
+        before = old.models[alias]
+        yield from compared(about, zip(_MODEL, _model_texts(before), _model_texts(model), strict=True))
+        yield from _prices(about, before.prices, model.prices)
+    for alias in old.models.keys() - new.models.keys():
+        yield Difference(f"model {alias}", "model", "model removed: requests for it are refused")
+    yield from compared("requests without a model", [("get", old.default_model, new.default_model)])
+
+
+_MODEL = (
+    "upstream_name",
+    "endpoints",
+    "sizes",
+    "qualities",
+    "default_size",
+    "default_quality",
+    "max_n",
+    "edits.quality",
+    "edits.max_images",
+    "parameters",
+    "ignore",
+)
+
+
+def _model_texts(model: Model) -> tuple[str, ...]:
+    return (
+        model.upstream_name,
+        listed(model.endpoints),
+        ", ".join(model.sizes),
+        ", ".join(model.qualities),
+        model.default_size,
+        model.default_quality,
+        str(model.max_n),
+        model.edit_quality,
+        str(model.edit_max_images),
+        listed(f"{name} ({kind})" for name, kind in model.parameters.items()),
+        listed(model.ignore),
+    )
+
+
+def _prices(about: str, old: Mapping[tuple[str, str], int], new: Mapping[tuple[str, str], int]) -> Iterator[Difference]:
+    for pair in {**old, **new}:
+        texts = [f"${dollars(prices[pair])}" if pair in prices else "no price" for prices in (old, new)]
+        yield from compared(about, [(f"price of {' '.join(pair)}", texts[0], texts[1])])
+
+
+def _common(old: Settings, new: Settings) -> Iterator[Difference]:
+    yield from compared("all teams", [("contact", old.contact, new.contact), ("timezone", old.zone, new.zone)])
+    for about, before, after in (
+        ("request_limits", old.limits, new.limits),
+        ("idempotency", old.idempotency, new.idempotency),
+    ):
+        yield from _numbers(about, type(after).__slots__, before, after)
+
+
+def _numbers(about: str, names: Iterable[str], old: object, new: object) -> Iterator[Difference]:
+    texts = ((name, _measured(name, getattr(old, name)), _measured(name, getattr(new, name))) for name in names)
+    yield from compared(about, texts)
+
+
+def _measured(name: str, value: float) -> str:
+    """A number of `request_limits`, `idempotency` or `upstream` with the unit that its name implies."""
+    if name.endswith("_timeout") or name == "keep":
+        return f"{value:g}s"
+    if (name.endswith("_size") or name == "max_answer") and value % 1024 == 0:
+        return f"{value // 1024}KB"
+    return str(value)
+
+
+def _upstream(old: Settings, new: Settings) -> Iterator[Difference]:
+    before, after = old.upstream, new.upstream
+    yield from _numbers("upstream", ("connect_timeout", "total_timeout"), before, after)
+    yield from compared(
+        "upstream",
+        [("base_url", before.base_url, after.base_url), ("edit_framing", before.edit_framing, after.edit_framing)],
+    )
+    accounts = {account.name: account for account in before.accounts}
+    kept = accounts.keys() & {account.name for account in after.accounts}
+    for account in after.accounts:
+        about, earlier = f"account {account.name}", accounts.pop(account.name, None)
+        if earlier is None:
+            yield Difference(about, "account", f"new account, at most {account.max_concurrent} requests in flight")
+            continue
+        yield from compared(about, [("max_concurrent", str(earlier.max_concurrent), str(account.max_concurrent))])
+        if earlier.api_key != account.api_key:
+            yield Difference(about, "api_key", "another api_key")
+    for name in accounts:
+        yield Difference(f"account {name}", "account", "account removed")
+    order = [[a.name for a in one.accounts if a.name in kept] for one in (before, after)]
+    if order[0] != order[1]:
+        yield Difference("upstream", "accounts", "accounts in another order")
+
+
+def _issuers(old: tuple[JwtIssuer, ...], new: tuple[JwtIssuer, ...]) -> Iterator[Difference]:
+    earlier = {issuer.name: issuer for issuer in old}
+    for issuer in new:
+        about, before = f"jwt issuer {issuer.name}", earlier.pop(issuer.name, None)
+        if before is None:
+            yield Difference(about, "issuer", f"new: {issuer.issuer} may sign tokens for teams")
+            continue
+        names = ("issuer", "audience", "team_claim", "jwks_url", "jwks_file")
+        yield from compared(about, ((n, none_or(getattr(before, n)), none_or(getattr(issuer, n))) for n in names))
+        yield from compared(about, [("algorithms", ", ".join(before.algorithms), ", ".join(issuer.algorithms))])
+        for name in ("public_key", "secret"):
+            if getattr(before, name) != getattr(issuer, name):
+                yield Difference(about, name, f"another {name}")
+    for name in earlier:
+        yield Difference(f"jwt issuer {name}", "issuer", "removed: its tokens are refused")
+
+
+def _fixed(old: Settings, new: Settings) -> Iterator[Difference]:
+    """What belongs to a run of the gateway."""
+    moved = _without_login(old.store)[1] != _without_login(new.store)[1]
+    for about, before, after in (("listen", old.listen, new.listen), ("store", old.store, new.store)):
+        for name in type(after).__slots__:
+            earlier, now = getattr(before, name), getattr(after, name)
+            if earlier == now:
+                continue
+            had, has = _place(earlier), _place(now)
+            if name == "url":
+                words = f"another url; {RESTART}" if moved else "another user or password, for workers that begin"
+                yield Difference(about, name, words, restart=moved)
+            elif name == "admin_token":
+                yield Difference(about, name, "another admin_token")
+            else:
+                yield Difference(about, name, f"{name} {had} -> {has}; {RESTART}", had, has, restart=True)
+
+
+def _place(value: object) -> str:
+    match value:
+        case (str() as host, int() as port):
+            return f"{host}:{port}"
+        case tuple():
+            return ", ".join(map(_place, value)) or "none"
+        case _:
+            return none_or(value)
+
+
+def told(found: Iterable[Difference]) -> list[str]:
+    """One sentence each."""
+    return [f"{each.about}: {each.words}" for each in found]
