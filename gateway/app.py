@@ -98,7 +98,7 @@ def build_app(parts: Parts) -> ASGIApp:
         partial(Meter, metrics=parts.metrics),
         partial(Refuse, failed=_failed),
     )
-    checks = health.routes(parts)
+    checks = health.routes(parts, public=True)
     return partial(_open, {route.path for route in checks}, Router(routes=checks, redirect_slashes=False), gateway)
 
 
@@ -136,7 +136,9 @@ async def _nothing_there(scope: Scope, receive: Receive, send: Send) -> None:
 
 def build_admin(parts: Parts, folder: Path) -> Starlette:
     """The admin port's application. folder: where the workers' metrics files are."""
-    return Starlette(routes=[*health.routes(parts), *scrape.routes(parts, folder), *dashboard.routes(parts)])
+    return Starlette(
+        routes=[*health.routes(parts, public=False), *scrape.routes(parts, folder), *dashboard.routes(parts)]
+    )
 
 
 def _chain(inner: ASGIApp, *steps: Callable[[ASGIApp], ASGIApp]) -> ASGIApp:

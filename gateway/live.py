@@ -24,6 +24,7 @@ class Live:
     """Call it for the settings in force. applied(old, new) and refused(problems) are told of each change of the file.
 
     kept: a file of the workers' own, where the bytes of the version in force are put for one that starts later.
+    version: what `problems` are about, as `Settings.hash`; empty where there is no file to read.
     problems: why the file as it stands now is not in force; empty if it is.
     """
 
@@ -37,6 +38,7 @@ class Live:
         refused: Callable[[list[str]], None],
     ) -> None:
         self.problems: list[str] = []
+        self.version = settings.hash
         self._path = path
         self._kept = kept
         self._settings = settings
@@ -47,18 +49,24 @@ class Live:
         return self._settings
 
     async def catch_up(self) -> None:
-        """Take up what has changed since the settings were read: the version that others have in force, then the
-        file as it stands.
+        """Take up what has changed since the settings were read: the version that others have in force, of which
+        nothing need be said any more, then the file as it stands.
         """
-        for path in (self._kept, self._path):
-            if (data := await asyncio.to_thread(read, path)) is not None:
-                await self._consider(data)
+        kept, data = await asyncio.to_thread(read, self._kept), await asyncio.to_thread(read, self._path)
+        if kept is not None and _version(kept) != self._settings.hash:
+            with contextlib.suppress(Exception):  # its secrets have gone, say: the file is what counts
+                in_force = await asyncio.to_thread(_compiled, kept, self._path)
+                self._settings = self._settings if restart_needed(self._settings, in_force) else in_force
+        elif kept is None and data is not None and _version(data) == self._settings.hash:
+            await asyncio.to_thread(_keep, data, self._kept)
+        if data is not None:
+            await self._consider(data)
 
     async def follow(self) -> None:
         """Until cancelled: take every change of the file up."""
         async for data in contents(self._path):
             if data is None:
-                self._considered = None
+                self._considered, self.version = None, ""
                 self._refuse([f"{self._path}: the file is not there or cannot be read"])
             else:
                 await self._consider(data)
@@ -66,8 +74,8 @@ class Live:
     async def _consider(self, data: bytes) -> None:
         if data == self._considered:
             return
-        self._considered = data
-        if hashlib.sha256(data).hexdigest().startswith(self._settings.hash):
+        self._considered, self.version = data, _version(data)
+        if self.version == self._settings.hash:
             if self.problems:  # the version in force is back
                 self._apply(self._settings)
             return
@@ -93,6 +101,10 @@ class Live:
     def _refuse(self, problems: list[str]) -> None:
         self.problems = problems
         self._refused(problems)
+
+
+def _version(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:12]
 
 
 def _compiled(data: bytes, path: Path) -> Settings:

@@ -9,6 +9,7 @@ from gateway.live import Live
 from gateway.metrics import Metrics
 from gateway.pipeline.meter import Tally
 from gateway.refused import Refused
+from gateway.reloads import Reloads
 from gateway.transport import Transport
 
 
@@ -37,3 +38,4 @@ class Parts:
     accounts: Accounts
     refused: Refused
     last_use: LastUse
+    reloads: Reloads

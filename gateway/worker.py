@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from gunicorn.arbiter import Arbiter
 from uvicorn._compat import asyncio_run
@@ -26,9 +26,11 @@ from gateway import __version__, logs
 from gateway.accounts import Accounts
 from gateway.app import build_admin, build_app
 from gateway.core.catalog import Settings
+from gateway.core.changes import differences, told
 from gateway.core.errors import GatewayError, StoreUnavailable
 from gateway.lastuse import LastUse
-from gateway.ledger.administration import Administration, told
+from gateway.ledger.administration import Administration
+from gateway.ledger.administration import told as told_of
 from gateway.ledger.redis import RedisLedger
 from gateway.ledger.servers import Finder
 from gateway.live import Live
@@ -37,6 +39,7 @@ from gateway.parts import Parts, Readiness
 from gateway.pipeline.meter import Tally
 from gateway.protocol import Doors, Protocol
 from gateway.refused import Refused
+from gateway.reloads import Reloads
 from gateway.slots import take_slot, tell_config
 from gateway.transport import Transport
 
@@ -78,6 +81,7 @@ async def assembled(path: Path, settings: Settings, store: Finder, folder: Path)
     metrics.build_info.labels(__version__).set(1)
     metrics.start_time.set(time.time())
     tally = Tally(metrics)
+    reloads = Reloads(folder)
     was_up = True
 
     def observed(operation: str, seconds: float, failed: bool) -> None:  # noqa: FBT001  a callback's one fact
@@ -101,27 +105,32 @@ async def assembled(path: Path, settings: Settings, store: Finder, folder: Path)
         forgot=forgot,
     )
 
+    def in_force(now: Settings) -> None:
+        ledger.deadline, ledger.patience = _deadline(now), _patience(now)
+        metrics.reloaded(now)
+        tell_config(folder, slot, now.hash)
+
     def applied(old: Settings, new: Settings) -> None:
-        ledger.deadline, ledger.patience = _deadline(new), _patience(new)
-        metrics.reloaded(new)
-        tell_config(folder, slot, new.hash)
-        metrics.config_reloads.labels("success").inc()
-        logs.line("config reloaded", old_hash=old.hash, config_hash=new.hash)
+        in_force(new)
+        _tell_reload(reloads, metrics, "success", new.hash, told(differences(old, new)), old_hash=old.hash)
 
     def refused(problems: list[str]) -> None:
         metrics.config_success.set(0)
-        metrics.config_reloads.labels("failure").inc()
-        logs.line("config refused, the old one stays", logging.ERROR, problems=problems, config_hash=live().hash)
+        _tell_reload(reloads, metrics, "failure", live.version, problems, in_force=live().hash)
 
     live = Live(path, settings, kept=folder / "in-force.yaml", applied=applied, refused=refused)
     metrics.reloaded(settings)
-    tell_config(folder, slot, settings.hash)
     await live.catch_up()
+    reloads.begun()
+    in_force(live())
+    metrics.config_success.set(not live.problems)
     transport = Transport()
     administration = ledger.administration()
     latest = Refused(administration.keep_refusals, ledger.now)
     last_use = LastUse(ledger.keep_uses, ledger.now)
-    parts = Parts(live, ledger, transport, metrics, tally, Readiness(ledger), Accounts(tally.busy), latest, last_use)
+    parts = Parts(
+        live, ledger, transport, metrics, tally, Readiness(ledger), Accounts(tally.busy), latest, last_use, reloads
+    )
     # A new worker beside busy ones must not refuse what they would take.
     await ledger.connect(_FIRST_CONTACT)
     going = (ledger.run(), live.follow(), parts.refused.run(), last_use.run(), _tell_changes(administration))
@@ -140,13 +149,40 @@ async def assembled(path: Path, settings: Settings, store: Finder, folder: Path)
         await transport.aclose()
 
 
+def _tell_reload(
+    reloads: Reloads,
+    metrics: Metrics,
+    result: Literal["success", "failure"],
+    version: str,
+    words: list[str],
+    **facts: str,
+) -> None:
+    """Count and log what came of a change of the file, if no other worker has."""
+    reload = reloads.tell(time.time(), result, version, words)
+    if reload is None:
+        return
+    metrics.config_reloads.labels(result).inc()
+    more = reload.more or None
+    if result == "success":
+        logs.line("config reloaded", logging.INFO, config_hash=version, changes=reload.words, more=more, **facts)
+    else:
+        logs.line(
+            "config refused, the old one stays",
+            logging.ERROR,
+            file_hash=version,
+            problems=reload.words,
+            more=more,
+            **facts,
+        )
+
+
 async def _tell_changes(administration: Administration) -> None:
     """Log what commands have changed in the store; of all workers and hosts one tells it."""
     while True:
         await asyncio.sleep(_CHANGES)
         with contextlib.suppress(StoreUnavailable):
             for change in await administration.untold():
-                logs.line(f"quota {change.act}", logging.INFO, **told(change))
+                logs.line(f"quota {change.act}", logging.INFO, **told_of(change))
 
 
 def _unread(parts: Parts, request_id: str, client_ip: str, error: GatewayError) -> None:

@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "gateway.metrics": ("gateway.core.",),
     "gateway.slots": (),
     "gateway.systemd": (),
+    "gateway.reloads": (),
     "gateway.logs": (),
     # The client of the upstream, from the inside out; each knows only what lies further in.
     "gateway.answer": ("gateway.core.",),
@@ -63,6 +64,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "gateway.metrics",
         "gateway.pipeline.meter",
         "gateway.refused",
+        "gateway.reloads",
         "gateway.transport",
     ),
     "gateway.admin.": (
@@ -105,6 +107,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "gateway.pipeline.meter",
         "gateway.protocol",
         "gateway.refused",
+        "gateway.reloads",
         "gateway.slots",
         "gateway.transport",
     ),

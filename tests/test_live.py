@@ -237,3 +237,40 @@ def test_rotated_secrets_are_no_change_of_the_listeners(site: Site) -> None:
     assert restart_needed(old, site.read()) == []
     site.path.write_text(site.path.read_text().replace("listen: {", "listen: {admin: 127.0.0.1:9999, "))
     assert restart_needed(old, site.read()) == ["listen"]
+
+
+def test_a_new_worker_says_what_is_new_since_the_version_of_the_others(site: Site) -> None:
+    """After a hangup it is given the file as it is, which the others never had in force: that change is told."""
+    first = site.live()
+
+    async def test() -> None:
+        await first.catch_up()
+        site.write("two@example.com")
+        live = site.live(site.read())
+        await live.catch_up()
+        assert live().contact == "two@example.com"
+        assert site.applied == [("one@example.com", "two@example.com")]
+
+    run(test)
+
+
+def test_a_rotated_password_of_the_store_holds_nothing_back(site: Site) -> None:
+    """A change that is saved after the store's password was rotated takes effect; one to another store does not."""
+    (site.folder / "store").write_text("redis://gateway:old@store:6379")
+    text = site.path.read_text().replace("kind: embedded", f'kind: redis, url: "file:{site.folder}/store"')
+    site.path.write_text(text)
+    live = site.live()
+
+    async def test() -> None:
+        async with following(live):
+            (site.folder / "store").write_text("redis://gateway:new@store:6379")
+            site.path.write_text(text.replace("one@", "two@"))
+            await until(lambda: site.applied or site.refused)
+            assert site.applied == [("one@example.com", "two@example.com")]
+            (site.folder / "store").write_text("redis://gateway:new@elsewhere:6379")
+            site.path.write_text(text.replace("one@", "three@"))
+            await until(lambda: site.refused)
+            assert live().contact == "two@example.com"
+            assert "elsewhere" not in str(site.refused)
+
+    run(test)

@@ -12,7 +12,7 @@ from gateway import __version__
 from gateway.admin import guard
 from gateway.admin.team import spent
 from gateway.core.errors import StoreUnavailable
-from gateway.core.refusals import rule_facts
+from gateway.core.refusals import local_time, rule_facts
 from gateway.parts import Parts
 
 #: Nothing is loaded from elsewhere and nothing runs.
@@ -55,6 +55,7 @@ async def _overview(request: Request, *, parts: Parts, pages: Environment) -> Re
         version=__version__,
         config_hash=settings.hash,
         problems=parts.settings.problems,
+        reloads=[{"at": local_time(each.at // 1, settings.zone), "reload": each} for each in parts.reloads.latest()],
         store_kind=settings.store.kind,
         **facts,
     )

@@ -7,14 +7,16 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from gateway.core.refusals import iso
 from gateway.parts import Parts
 
 
-def routes(parts: Parts) -> list[Route]:
+def routes(parts: Parts, *, public: bool) -> list[Route]:
+    """public: whoever may come here; what the config says, and what is wrong with it, is not told there."""
     answers: dict[str, Callable[[Request], Awaitable[Response]]] = {
         "/healthz": _alive,
         "/livez": _alive,
-        "/readyz": partial(_ready, parts=parts),
+        "/readyz": partial(_ready, parts=parts, public=public),
     }
     return [Route(f"{path}{end}", answer, methods=["GET"]) for path, answer in answers.items() for end in ("", "/")]
 
@@ -25,14 +27,14 @@ async def _alive(request: Request) -> Response:
     return JSONResponse({"status": "ok"})
 
 
-async def _ready(request: Request, *, parts: Parts) -> Response:
+async def _ready(request: Request, *, parts: Parts, public: bool) -> Response:
     """503 before the first contact with the store and while draining; a store that went away later shows in verbose.
 
     Taking every host out of service because their common store is away would help nobody.
     """
     readiness, settings = parts.readiness, parts.settings()
     told: dict[str, object] = {"status": "ready" if readiness.ready else "not ready"}
-    if "verbose" in request.query_params:
+    if "verbose" in request.query_params and not public:
         told["draining"] = readiness.draining
         ledger = parts.ledger
         told["store"] = {
@@ -43,4 +45,13 @@ async def _ready(request: Request, *, parts: Parts) -> Response:
             "trouble": "" if ledger.up else ledger.trouble,
         }
         told["config"] = {"hash": settings.hash, "problems": parts.settings.problems}
+        told["reloads"] = [
+            {
+                "at": iso(each.at, "UTC"),
+                "result": each.result,
+                "hash": each.version,
+                "told": len(each.words) + each.more,
+            }
+            for each in parts.reloads.latest()
+        ]
     return JSONResponse(told, status_code=200 if readiness.ready else 503)

@@ -76,14 +76,15 @@ class Site:
         return version
 
     def refuse(self, change: Change | bytes) -> None:
-        """Save what is wrong, and wait till all workers have said so."""
+        """Save what is wrong, and wait till it is counted, once, and all workers say so."""
         name = "gateway_config_reloads_total"
-        wanted = self.gateway.metric(name, result="failure") + WORKERS
+        wanted = self.gateway.metric(name, result="failure") + 1
         if isinstance(change, bytes):
             self.put(change)
         else:
             self.save(change)
-        wait_until(lambda: self.gateway.metric(name, result="failure") == wanted, seconds=PROMPT)
+        wait_until(lambda: all(self.problems() for _ in range(8)), seconds=PROMPT)
+        assert self.gateway.metric(name, result="failure") == wanted
         assert self.gateway.metric("gateway_config_last_reload_successful") == 0
 
     def ask(self, team: str = "free", **fields: object) -> wire.Answer:
@@ -102,6 +103,11 @@ class Site:
         found = self.verbose()["config"]["problems"]
         assert isinstance(found, list)
         return found
+
+    def reloads(self) -> tuple[float, float]:
+        """Changes that took effect, and those that did not."""
+        name = "gateway_config_reloads_total"
+        return self.gateway.metric(name, result="success"), self.gateway.metric(name, result="failure")
 
     def workers(self) -> set[int]:
         found = set()
@@ -195,14 +201,32 @@ def same(tree: Any) -> None:
 def test_a_saved_change_is_in_force_in_all_workers(site: Site, way: Way) -> None:
     """However the file is replaced, every worker suspends the team, and takes it back when that is saved."""
     assert site.statuses() == {200}
-    failures = site.gateway.metric("gateway_config_reloads_total", result="failure")
+    before = site.reloads()
     site.apply(suspend("free"), way)
     assert site.statuses() == {403}
     version = site.put(site.original, way)
     wait_until(lambda: site.in_force(version), seconds=PROMPT)
     assert site.statuses() == {200}
     if way is not in_pieces:
-        assert site.gateway.metric("gateway_config_reloads_total", result="failure") == failures
+        assert site.reloads() == (before[0] + 2, before[1]), "one change of the file is one reload, for all workers"
+
+
+def test_a_change_is_told_once_and_in_words(site: Site) -> None:
+    """One line of the whole gateway's log says what was changed, and so does the dashboard; a team sees neither."""
+
+    def change(tree: Any) -> None:
+        tree["teams"]["free"]["suspended"] = "told once"
+
+    version = site.apply(change)
+    log = Watched(site.gateway, site.simulator)
+    (line,) = log.lines(event="config reloaded", config_hash=version)
+    assert line["changes"] == ["free: suspended: told once"]
+    assert line["old_hash"] == hashlib.sha256(site.original).hexdigest()[:12]
+    assert "free: suspended: told once" in site.page()
+    latest = site.verbose()["reloads"][0]
+    assert (latest["result"], latest["hash"], latest["told"]) == ("success", version, 1)
+    request = wire.head("/readyz?verbose", key=None, method="GET", content_type=None)
+    assert wire.ask(site.gateway.url, request).json() == {"status": "ready"}
 
 
 def test_a_wrong_file_changes_nothing_and_shows_everywhere(site: Site) -> None:
@@ -221,14 +245,15 @@ def test_a_wrong_file_changes_nothing_and_shows_everywhere(site: Site) -> None:
     assert "teams.design.quotas" in problem
     assert "1.000" in problem
     assert site.verbose()["config"]["hash"] == before
+    assert "is not in force" in site.page()
     assert "teams.design.quotas" in site.page()
     log = Watched(site.gateway, site.simulator)
     refusals = log.lines(event="config refused, the old one stays")
-    assert len([line for line in refusals if line["problems"] == [problem]]) == WORKERS
+    assert len([line for line in refusals if line["problems"] == [problem]]) == 1
     site.put(site.original)
     wait_until(lambda: site.in_force(before), seconds=PROMPT)
     assert site.problems() == []
-    assert "teams.design.quotas" not in site.page()
+    assert "is not in force" not in site.page()
 
 
 def test_what_needs_a_restart_refuses_the_whole_change(site: Site) -> None:
