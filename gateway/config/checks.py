@@ -35,6 +35,7 @@ def check(config: Config, broken: Broken) -> Iterator[Fault]:
     for name, issuer in config.jwt_issuers.items():
         if not broken("jwt_issuers", name):
             yield from _jwt_issuer(issuer, ("jwt_issuers", name))
+    yield from _same_issuer(config, broken)
 
 
 def unknown(value: str, known: Iterable[str], kind: str, steps: Steps) -> Iterator[Fault]:
@@ -199,3 +200,15 @@ def _jwt_issuer(issuer: JwtIssuerSection, at: Steps) -> Iterator[Fault]:
             expected = "HS256, HS384 or HS512" if shared else "RS, PS, ES or EdDSA"
             steps = (*at, "algorithms", index) if "algorithms" in issuer.model_fields_set else at
             yield Fault(steps, f"{algorithm} does not go with {sources[0]}; expected {expected}")
+
+
+def _same_issuer(config: Config, broken: Broken) -> Iterator[Fault]:
+    """A token says its issuer by iss alone, so that a second entry of one would never be asked."""
+    first: dict[str, str] = {}
+    for name, issuer in config.jwt_issuers.items():
+        if broken("jwt_issuers", name):
+            continue
+        if issuer.issuer in first:
+            message = f"the same iss as {first[issuer.issuer]!r}, whose keys alone would be asked; keep one of the two"
+            yield Fault(("jwt_issuers", name, "issuer"), message)
+        first.setdefault(issuer.issuer, name)

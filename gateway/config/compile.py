@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gateway.config.model import Config, ModelSection
+from gateway.config.model import Config, JwtIssuerSection, ModelSection
 from gateway.config.problems import ConfigErrors, Fault, Steps, looks_secret
 from gateway.config.rules import organization_rules, plan_rules, team_rules
-from gateway.config.values import SecretRef, end_of
+from gateway.config.values import NO_PUBLIC_KEY, SecretRef, end_of, is_public_key
 from gateway.core.catalog import (
     Account,
     Idempotency,
@@ -70,7 +70,26 @@ class _Secrets:
             return text
         kind, _, place = text.partition(":")
         ref = SecretRef(variable=place) if kind == "env" else SecretRef(file=place)
-        return self.read_text(ref, *steps)
+        found = self.read_text(ref, *steps)
+        if self._environ is not None and found and not is_public_key(found):
+            self.faults.append(Fault(steps, NO_PUBLIC_KEY))
+        return found
+
+    def read_shared(self, section: JwtIssuerSection, *steps: str | int) -> Secret | None:
+        """Read what an issuer signs with: at least as long as the hash of each of its algorithms (RFC 7518, 3.2)."""
+        found = self.read_optional(section.secret, *steps)
+        algorithm = max(section.algorithms, key=lambda name: name[2:])
+        least = int(algorithm[2:]) // 8 if algorithm.startswith("HS") else 0
+        if self._environ is not None and found is not None and 0 < len(found.reveal().encode()) < least:
+            self.faults.append(Fault(steps, f"the secret is shorter than the {least} bytes that {algorithm} needs"))
+        return found
+
+    def read_store_url(self, ref: SecretRef | None, *steps: str | int) -> Secret | None:
+        found = self.read_optional(ref, *steps)
+        text = found.reveal() if found is not None and self._environ is not None else ""
+        if text and not text.startswith(("redis://", "rediss://", "unix://")):
+            self.faults.append(Fault(steps, "expected a URL that begins with redis://, rediss:// or unix://"))
+        return found
 
 
 def _file_text(path: Path) -> tuple[str, str]:
@@ -230,7 +249,7 @@ def _store(config: Config, secrets: _Secrets, folder: Path) -> Store:
     section = config.store
     return Store(
         kind=section.kind,
-        url=secrets.read_optional(section.url, "store", "url"),
+        url=secrets.read_store_url(section.url, "store", "url"),
         sentinel_name=section.sentinel.name if section.sentinel else None,
         sentinel_nodes=section.sentinel.nodes if section.sentinel else (),
         data_dir=str(folder / section.data_dir),
@@ -250,7 +269,7 @@ def _jwt_issuers(config: Config, secrets: _Secrets, folder: Path) -> tuple[JwtIs
             jwks_url=section.jwks_url,
             jwks_file=None if section.jwks_file is None else str(folder / section.jwks_file),
             public_key=secrets.read_public_key(section.public_key, "jwt_issuers", name, "public_key"),
-            secret=secrets.read_optional(section.secret, "jwt_issuers", name, "secret"),
+            secret=secrets.read_shared(section, "jwt_issuers", name, "secret"),
         )
         for name, section in config.jwt_issuers.items()
     )

@@ -15,6 +15,7 @@ from gateway.config.values import (
     Id,
     ImageSize,
     KeyHash,
+    KeySetAddress,
     Line,
     ModelName,
     Moment,
@@ -277,7 +278,7 @@ class JwtIssuerSection(Section):
         default=("RS256",), description="Signatures that are accepted; HS256, HS384 and HS512 go with secret alone"
     )
     team_claim: NonEmpty = Field(default="team", description="The claim that holds the team's id")
-    jwks_url: WebAddress | None = Field(default=None, description="Where the issuer publishes its keys")
+    jwks_url: KeySetAddress | None = Field(default=None, description="Where the issuer publishes its keys")
     jwks_file: NonEmpty | None = Field(default=None, description="A file with the issuer's keys, relative to this file")
     public_key: PublicKey | None = Field(
         default=None, description="The issuer's public key: PEM text, or env:NAME or file:/path"

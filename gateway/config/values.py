@@ -4,10 +4,11 @@ Every parser raises `ValueError` with a sentence that says what is wrong and wha
 what may be a secret. The types at the end are what the model's fields are made of.
 """
 
+import base64
 import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
@@ -19,6 +20,10 @@ from gateway.config.quantities import Number
 
 RESERVED = frozenset({"organization", "other", "none"})  #: labels with a meaning of their own in metrics
 
+NO_PUBLIC_KEY = (
+    "this PEM text is no public key; copy it whole, from -----BEGIN PUBLIC KEY----- to -----END PUBLIC KEY-----"
+)
+
 _IMAGE_SIZE = re.compile(r"[1-9][0-9]{1,4}x[1-9][0-9]{1,4}")
 _ID = re.compile(r"[a-z0-9-]{1,63}")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
@@ -27,6 +32,7 @@ _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _VARIABLE = re.compile(r"env:([A-Za-z_][A-Za-z0-9_]*)")
 _FILE = re.compile(r"file:(/[^\0]+)")
 _HOST = re.compile(r"[A-Za-z0-9_.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]")
+_PEM = re.compile(r"-----BEGIN ((?:RSA )?PUBLIC KEY)-----\s+([0-9A-Za-z+/=\s]+)-----END \1-----\s*")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _RFC3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?([Zz]|[+-][0-9]{2}:[0-9]{2})"
@@ -54,7 +60,23 @@ def public_key(value: object) -> str:
         secret_ref(text)
     elif not text.startswith("-----BEGIN ") or "PRIVATE" in text or not text.isascii():
         raise ValueError("expected a public key as PEM text, or env:NAME or file:/path")
+    elif not is_public_key(text):
+        raise ValueError(NO_PUBLIC_KEY)
     return text
+
+
+def is_public_key(text: str) -> bool:
+    """Whether a text is one whole public key in PEM; of which kind is for whoever uses it to say."""
+    if not (match := _PEM.fullmatch(text)):
+        return False
+    try:
+        der = base64.b64decode("".join(match[2].split()), validate=True)
+    except ValueError:
+        return False
+    # The outermost SEQUENCE (X.690, section 8.1.3) ends with the text: nothing was lost in copying.
+    long = der[1] & 0x7F if len(der) > 1 and der[1] & 0x80 else 0
+    length = int.from_bytes(der[2 : 2 + long], "big") if long else der[1] if len(der) > 1 else 0
+    return der[:1] == b"\x30" and len(der) == 2 + long + length
 
 
 def identifier(value: object) -> str:
@@ -178,6 +200,19 @@ def web_address(value: object) -> str:
     return text.rstrip("/")
 
 
+def key_set_address(value: object) -> str:
+    """Read where an issuer publishes its keys: by https, unless on this host."""
+    text = web_address(value)
+    url = urlsplit(text)
+    try:
+        here = url.hostname == "localhost" or ip_address(url.hostname or "").is_loopback
+    except ValueError:
+        here = False
+    if url.scheme != "https" and not here:
+        raise ValueError("expected https://: whoever can change what comes over http could sign for every team")
+    return text
+
+
 def zone(value: object) -> str:
     """Read an IANA time zone name."""
     text = _text(value, "a time zone like Europe/Berlin")
@@ -251,6 +286,9 @@ Address = Annotated[
 ]
 Network = Annotated[IPv4Network | IPv6Network, PlainValidator(network), WithJsonSchema({"type": "string"})]
 WebAddress = Annotated[str, PlainValidator(web_address), WithJsonSchema({"type": "string", "pattern": "^https?://"})]
+KeySetAddress = Annotated[
+    str, PlainValidator(key_set_address), WithJsonSchema({"type": "string", "pattern": "^https?://"})
+]
 Zone = Annotated[str, PlainValidator(zone), WithJsonSchema({"type": "string"})]
 Moment = Annotated[date, PlainValidator(moment), WithJsonSchema({"type": "string", "pattern": f"^{_DATE.pattern}"})]
 Distinct = AfterValidator(distinct)

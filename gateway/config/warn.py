@@ -1,5 +1,6 @@
 """What a valid file says but hardly means: keys that are over, rules that can never bite, secrets open to all."""
 
+import math
 import stat
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from gateway.config.document import Document
 
 MOST_SERIES = 50_000  #: a scrape of more takes seconds and is a noticeable part of a small Prometheus
+
+DAY = 86_400  #: seconds
+SOON = 14 * DAY  #: seconds before a key's end in which its answers say so, too (`x-gateway-key-expires`)
 
 #: Windows that hold another one whole, in one time zone. A sliding hour may lie in two days, and a week in two
 #: months: there the wider window's limit may be used twice within the narrower one.
@@ -62,8 +66,12 @@ def _keys(document: "Document", now: float) -> Iterator[Fault]:
         for index, key in enumerate(team.keys):
             if key.sha256 == PLACEHOLDER:
                 yield Fault((*at, "keys", index, "sha256"), "a placeholder, not the hash of a key: nobody can use it")
-            if key.expires is not None and end_of(key.expires, team.timezone or config.timezone) <= now:
+            left = end_of(key.expires, team.timezone or config.timezone) - now if key.expires is not None else math.inf
+            if left <= 0:
                 yield Fault((*at, "keys", index, "expires"), f"key {key.id} has expired; take it out")
+            elif left <= SOON:
+                words = f"key {key.id} ends in {math.ceil(left / DAY)} d or less; give the team its next one"
+                yield Fault((*at, "keys", index, "expires"), words)
 
 
 def _grants(document: "Document", now: float) -> Iterator[Fault]:

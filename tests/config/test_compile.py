@@ -17,6 +17,9 @@ EXAMPLE = Path(__file__).parent.parent.parent / "config.example.yaml"
 HASH = "ab" * 32
 
 
+JWT = "jwt_issuers: {{c: {{issuer: i, audience: a, {}}}}}"
+
+
 def unix(text: str) -> float:
     return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
 
@@ -184,7 +187,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
 
 def test_a_public_key_may_stand_in_the_file_or_beside_it(tmp_path: Path) -> None:
     """PEM text is taken as it stands, and env: or file: is followed."""
-    pem = "-----BEGIN PUBLIC KEY-----\nMFkw\n-----END PUBLIC KEY-----"
+    pem = "-----BEGIN PUBLIC KEY-----\nMAMCAQU=\n-----END PUBLIC KEY-----"
     (tmp_path / "corp.pem").write_text(pem + "\n")
 
     def issuer(public_key: str) -> str | None:
@@ -217,3 +220,36 @@ def test_changing_a_limit_keeps_the_counter(read: Read) -> None:
     )
     assert first.counter == second.counter
     assert first != replace(second, limit=1)
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "message"),
+    [
+        ("store: {kind: redis, url: env:IT}", "valkey.internal:6379", "store.url: expected a URL that begins with "),
+        ("store: {kind: redis, url: env:IT}", "https://u:hunter2@host", "store.url: expected a URL that begins with "),
+        ("store: {kind: redis, url: env:IT}", "rediss://u:hunter2@host", None),
+        (JWT.format("public_key: env:IT"), "hunter2", "jwt_issuers.c.public_key: this PEM text is no public key; "),
+        (JWT.format("secret: env:IT, algorithms: [HS256]"), "h" * 31, "jwt_issuers.c.secret: the secret is shorter "),
+        (JWT.format("secret: env:IT, algorithms: [HS256]"), "h" * 32, None),
+        (
+            JWT.format("secret: env:IT, algorithms: [HS256, HS512]"),
+            "h" * 63,
+            "jwt_issuers.c.secret: the secret is shorter than the 64 bytes that HS512 needs",
+        ),
+    ],
+)
+def test_a_secret_that_cannot_serve_is_told_without_it(
+    tmp_path: Path, section: str, value: str, message: str | None
+) -> None:
+    """What only the secret's own value shows is found where it is read, and by no other command."""
+    text = SMALLEST.replace("store: {kind: embedded}", section) if section.startswith("store") else SMALLEST + section
+    document = parse(text.encode(), tmp_path / "config.yaml")
+    assert compile_settings(document, None)
+    if message is None:
+        assert compile_settings(document, {"KEY": "x", "IT": value})
+        return
+    with pytest.raises(ConfigErrors) as caught:
+        compile_settings(document, {"KEY": "x", "IT": value})
+    (problem,) = caught.value.problems
+    assert f"{problem.path}: {problem.message}".startswith(message)
+    assert value not in str(problem)

@@ -37,7 +37,18 @@ teams:
         "teams.a.keys[0].expires: key ci has expired; take it out",
         "teams.a.quotas[1].until: this grant to images-day is over; take it out",
     ]
-    assert told(read, text.replace("DAY", "2030-06-15")) == []
+    assert told(read, text.replace("DAY", "2030-06-15")) == [
+        "teams.a.keys[0].expires: key ci ends in 1 d or less; give the team its next one"
+    ]
+
+
+def test_a_key_that_ends_soon(read: Read) -> None:
+    """From fourteen days before its end on a key is told, for the team needs another one beside it by then."""
+    text = f"teams: {{a: {{unlimited: true, keys: [{{id: ci, sha256: {'ab' * 32}, expires: DAY}}]}}}}"
+    assert told(read, text.replace("DAY", "2030-06-28")) == [
+        "teams.a.keys[0].expires: key ci ends in 14 d or less; give the team its next one"
+    ]
+    assert told(read, text.replace("DAY", "2030-06-29")) == []
 
 
 @pytest.mark.parametrize(
