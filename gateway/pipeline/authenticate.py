@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway import exchange as exchanges
 from gateway.core import keys
@@ -13,9 +13,6 @@ from gateway.exchange import Exchange
 from gateway.tokens import Tokens
 
 _REFUSED = "The key is missing, unknown or no longer valid. Send it as 'Authorization: Bearer <key>'."
-
-#: A key's end is announced on every answer in its last days.
-_ANNOUNCED = 14 * 86400.0
 
 
 @dataclass(slots=True)
@@ -36,16 +33,15 @@ class Authenticate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = exchanges.of(scope)
-        now = self.clock()
-        await self._recognize(exchange, now)
+        await self._recognize(exchange, self.clock())
         if exchange.endpoint == "other":
-            await self.app(scope, receive, _announcing(exchange, now, send))
+            await self.app(scope, receive, send)
             return
         if self.room.inflight >= exchange.settings.limits.max_inflight_per_worker:
             raise Overloaded("The gateway has as many requests in flight as it may hold. Try again shortly.")
         self.room.inflight += 1
         try:
-            await self.app(scope, receive, _announcing(exchange, now, send))
+            await self.app(scope, receive, send)
         finally:
             self.room.inflight -= 1
 
@@ -63,18 +59,3 @@ class Authenticate:
         if exchange.endpoint != "other" and team.endpoints is not None and exchange.endpoint not in team.endpoints:
             allowed = ", ".join(sorted(team.endpoints))
             raise EndpointNotAllowed(f"Team {team.id} may not use {exchange.endpoint}; it may use: {allowed}.")
-
-
-def _announcing(exchange: Exchange, now: float, send: Send) -> Send:
-    """`send`, with the key's end on the answer if it is near; most keys end far from now."""
-    expires = exchange.key.expires if exchange.key is not None else None
-    if expires is None or expires - now > _ANNOUNCED:
-        return send
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(expires)).encode()
-
-    async def announced(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message["headers"], (b"x-gateway-key-expires", stamp)]}
-        await send(message)
-
-    return announced

@@ -19,6 +19,9 @@ _ENDPOINTS = {
     for slash in ("", "/")
 }
 
+#: Seconds before a key's end from which on every answer announces it, refusals too.
+_NEAR = 14 * 86400.0
+
 _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
 
 
@@ -66,6 +69,8 @@ class Observe:
                 own.append((b"x-content-type-options", b"nosniff"))
                 if exchange.team is not None:
                     own.append((b"x-gateway-team", exchange.team.id.encode()))
+                if exchange.key is not None and exchange.key.expires is not None:
+                    own.extend(_announced(exchange.key.expires))
                 message = {**message, "headers": [*message.get("headers", ()), *own]}
             else:
                 exchange.bytes_out += len(message.get("body", b""))
@@ -76,6 +81,13 @@ class Observe:
         finally:
             exchange.ended = time.monotonic()
             self.ended(exchange)
+
+
+def _announced(expires: float) -> list[tuple[bytes, bytes]]:
+    """The key's end, if it is near."""
+    if expires - time.time() > _NEAR:
+        return []
+    return [(b"x-gateway-key-expires", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(expires)).encode())]
 
 
 def _trace_id(headers: list[tuple[bytes, bytes]]) -> str:
