@@ -119,7 +119,6 @@ async def assembled(path: Path, settings: Settings, store: Finder, folder: Path)
         _tell_reload(reloads, metrics, "failure", live.version, problems, in_force=live().hash)
 
     live = Live(path, settings, kept=folder / "in-force.yaml", applied=applied, refused=refused)
-    metrics.reloaded(settings)
     await live.catch_up()
     reloads.begun()
     in_force(live())

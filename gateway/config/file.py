@@ -96,7 +96,7 @@ def _leaked_keys(text: str, path: Path) -> Iterator[Problem]:
 
 
 def compose(text: str, path: Path) -> Node:
-    yaml = YAML(typ="rt", pure=True)
+    yaml = YAML(typ="safe", pure=True)
     yaml.composer.warn_double_anchors = False
     try:
         node = yaml.compose(text)
