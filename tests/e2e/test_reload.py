@@ -338,3 +338,21 @@ def test_a_hangup_reads_secrets_again(site: Site) -> None:
     assert site.statuses() == {200}
     sent = {value for request in site.simulator.record.requests for value in request.header("authorization")}
     assert sent == {f"Bearer {OTHER_KEY}"}
+
+
+def test_a_hangup_beside_a_saved_change_is_one_reload(site: Site) -> None:
+    """Old workers see the change and new ones begin with it: it is counted once, and told with what it changed."""
+    before, old = site.reloads(), site.workers()
+
+    def change(tree: Any) -> None:
+        tree["teams"]["free"]["suspended"] = "hung up"
+
+    version = site.save(change)
+    os.kill(site.gateway.pid, signal.SIGHUP)
+    wait_until(lambda: len(site.workers()) == WORKERS and not site.workers() & old, seconds=20)
+    wait_until(lambda: site.in_force(version), seconds=PROMPT)
+    assert site.statuses() == {403}
+    assert site.reloads() == (before[0] + 1, before[1])
+    watched = Watched(site.gateway, site.simulator)
+    (line,) = watched.lines(event="config reloaded", config_hash=version)
+    assert line["changes"] == ["free: suspended: hung up"]
