@@ -77,9 +77,7 @@ async def assembled(path: Path, settings: Settings, store: Finder, folder: Path)
     the workers' metrics files are.
     """
     slot = take_slot(folder)
-    metrics = Metrics()
-    metrics.build_info.labels(__version__).set(1)
-    metrics.start_time.set(time.time())
+    metrics = _metrics()
     tally = Tally(metrics)
     reloads = Reloads(folder)
     was_up = True
@@ -91,10 +89,6 @@ async def assembled(path: Path, settings: Settings, store: Finder, folder: Path)
             was_up = not failed
             logs.line("store away" if failed else "store back", logging.WARNING, error=ledger.trouble or None)
 
-    def forgot(times: int) -> None:
-        if slot == 0:  # all workers hear of it: one line a host
-            logs.line("store history lost: what was used since its last state is forgotten", logging.ERROR, times=times)
-
     ledger = RedisLedger(
         store,
         namespace=settings.store.namespace,
@@ -102,7 +96,7 @@ async def assembled(path: Path, settings: Settings, store: Finder, folder: Path)
         patience=_patience(settings),
         observe=observed,
         presumed=tally.presumed,
-        forgot=forgot,
+        forgot=partial(_tell_loss, slot),
     )
 
     def in_force(now: Settings) -> None:
@@ -146,6 +140,19 @@ async def assembled(path: Path, settings: Settings, store: Finder, folder: Path)
         await last_use.write()
         await ledger.close()
         await transport.aclose()
+
+
+def _metrics() -> Metrics:
+    metrics = Metrics()
+    metrics.build_info.labels(__version__).set(1)
+    metrics.start_time.set(time.time())
+    return metrics
+
+
+def _tell_loss(slot: int, times: int) -> None:
+    """All workers hear of it: one of them tells it for the host."""
+    if slot == 0:
+        logs.line("store history lost: what was used since its last state is forgotten", logging.ERROR, times=times)
 
 
 def _tell_reload(
