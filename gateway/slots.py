@@ -5,6 +5,7 @@ taken up by the next one in its slot, so a counter goes on, and files do not pil
 """
 
 import collections
+import contextlib
 import fcntl
 import os
 import shutil
@@ -93,18 +94,29 @@ def take_slot(folder: Path) -> int:
 
 def tell_config(folder: Path, slot: int, config: str) -> None:
     """Which config this worker is on. A file beside the collectors', for a label that changes could not be unset."""
-    (folder / f"config-{slot}").write_text(config)
+    new = folder / f"new-config-{slot}"
+    new.write_text(config)
+    new.rename(folder / f"config-{slot}")  # at once: a scrape would find half of it
 
 
 def told_configs(folder: Path) -> Mapping[str, int]:
     """How many workers are on which config."""
-    return collections.Counter(path.read_text() for path in folder.glob("config-*"))
+    told: collections.Counter[str] = collections.Counter()
+    for path in folder.glob("config-*"):
+        with contextlib.suppress(FileNotFoundError):  # its worker has just been found dead
+            told[path.read_text()] += 1
+    return told
 
 
 def hold(folder: Path) -> int:
-    """Say that a living gateway has this folder, for as long as the returned descriptor is open in any process."""
-    descriptor = os.open(folder / "held.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    """Say that a living gateway has this folder, for as long as the returned descriptor is open in any process.
+
+    The lock has its name only once it is locked: a gateway that starts in between would take the folder away.
+    """
+    unnamed = folder / "new.lock"
+    descriptor = os.open(unnamed, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
+    unnamed.rename(folder / "held.lock")
     return descriptor
 
 

@@ -1,0 +1,67 @@
+"""The folders and slots that workers count in, where several gateways and workers begin and end at once."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from gateway.slots import clear_abandoned, hold, tell_config, told_configs
+
+
+@contextlib.contextmanager
+def between_calls(act: Callable[[], object]) -> Iterator[None]:
+    """Do this before and after each call within the block, as another process might."""
+
+    def moment(frame: FrameType, event: str, arg: Any) -> None:
+        del frame, event, arg
+        sys.setprofile(None)
+        act()
+        sys.setprofile(moment)
+
+    sys.setprofile(moment)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+
+
+def test_a_folder_is_safe_while_it_is_being_taken(tmp_path: Path) -> None:
+    """Another gateway that starts at any moment of the taking leaves the folder where it is."""
+    folder = tmp_path / "metrics-new"
+    folder.mkdir()
+    with between_calls(lambda: clear_abandoned(tmp_path, "metrics-")):
+        descriptor = hold(folder)
+    assert folder.is_dir()
+    os.close(descriptor)
+
+
+def test_a_folder_whose_gateway_was_killed_is_taken_away(tmp_path: Path) -> None:
+    """A folder that nobody holds any more is gone after the next start; one that is held, or another's, stays."""
+    dead, living, other = (tmp_path / name for name in ("metrics-dead", "metrics-living", "other"))
+    for folder in (dead, living, other):
+        folder.mkdir()
+    os.close(hold(dead))
+    os.close(hold(other))
+    descriptor = hold(living)
+    clear_abandoned(tmp_path, "metrics-")
+    os.close(descriptor)
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["metrics-living", "other"]
+
+
+def test_a_worker_is_on_one_config_or_the_other(tmp_path: Path) -> None:
+    """Whoever looks while a worker changes over finds it on the old config or on the new one."""
+    seen: set[str] = set()
+    tell_config(tmp_path, 0, "old")
+    with between_calls(lambda: seen.update(told_configs(tmp_path))):
+        tell_config(tmp_path, 0, "new")
+    assert seen == {"old", "new"}
+
+
+def test_a_worker_may_be_found_dead_within_a_look(tmp_path: Path) -> None:
+    """A file that is listed and then gone, here by a link to nothing, is no worker, and the others are told."""
+    tell_config(tmp_path, 0, "same")
+    (tmp_path / "config-1").symlink_to(tmp_path / "gone")
+    assert told_configs(tmp_path) == {"same": 1}
