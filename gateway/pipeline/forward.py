@@ -32,7 +32,8 @@ _WHOLE = 64 * 1024
 #: Seconds that a client may take to read one piece of a streamed answer.
 _READ_STALL = 30.0
 
-#: Seconds before the upstream's own time is over at which a slow client is let go, to read the rest without it.
+#: Seconds before the upstream's own time is over at which a slow client is let go, to read the rest without it. Of an
+#: answer that comes so late, or where there is no more time than that, each piece may take half of what is left.
 _HURRY = 10.0
 
 #: Statuses that say: this body must announce its length.
@@ -129,7 +130,7 @@ class _Answer:
 
     def __init__(self, exchange: Exchange, scope: Scope, send: Send, response: httpx.Response, *, began: float) -> None:
         self._exchange, self._scope, self._send, self._response = exchange, scope, send, response
-        self._ends = began + exchange.settings.upstream.total_timeout - _HURRY
+        self._ends = began + exchange.settings.upstream.total_timeout
         self._client_reads = True
         self._patience = Deadline(self._let_go)
         exchange.upstream_status = response.status_code
@@ -207,7 +208,8 @@ class _Answer:
     async def _body(self, piece: bytes, *, more: bool) -> None:
         if not self._client_reads:
             return
-        self._patience.begin(min(_READ_STALL, self._ends - time.monotonic()))
+        left = self._ends - time.monotonic()
+        self._patience.begin(min(_READ_STALL, max(left - _HURRY, left / 2)))
         await self._send({"type": "http.response.body", "body": piece, "more_body": more})
         self._patience.end()
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.e2e import wire
+from tests.e2e.watching import Watched
 from tests.support import stream
 from tests.support.running import SECRETS, Running, base_config, running_gateway
 from tests.support.simulated import SimulatorThread, running_simulator
@@ -210,3 +211,11 @@ def test_a_leaving_uploader_frees_its_slot_at_once(gateway: Running, simulator: 
 
     asyncio.run(play())
     account.check(made=10)
+
+
+def test_an_answer_that_comes_late_is_read_in_peace(impatient: Watched) -> None:
+    """With little of the upstream's time left a client that reads at once still gets a large answer whole."""
+    impatient.simulator.script({"pad": 3 * MB})
+    answer = wire.ask(impatient.url, large(impatient.key("plain")))
+    assert answer.status == 200
+    assert len(answer.body) > 4 * MB
