@@ -61,6 +61,9 @@ _UNSENT = 128 * 1024
 #: Seconds between two times that freed memory is given back to the system.
 _TRIM = 5.0
 
+#: Looked up once: each look-up makes a library and its types anew, a circle of 3 KB that only the collector ends.
+_malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+
 #: Bytes of a client's that are read at once. Each read costs a turn of the loop, and is held until it has gone up.
 _INTAKE = 256_000
 
@@ -209,9 +212,8 @@ def _give_memory_back() -> None:
     """Glibc would keep what many slow clients once held. To map each large piece by itself (mallopt) gives it back at
     once, but the next piece then pays for new pages: a fifth of an upload's cost, a third of a large answer's.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    if _malloc_trim is not None:
+        _malloc_trim(0)
 
 
 def _most_connections() -> int:
