@@ -1,5 +1,6 @@
 """/metrics: what all workers of this host counted, and what the store knows at this moment."""
 
+import asyncio
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,8 @@ async def _metrics(request: Request, *, parts: Parts, folder: Path) -> Response:
     readings = Readings(
         [*_of_workers(folder), *_of_config(settings), *_of_history(parts), *await _families(parts, settings)]
     )
-    body, content_type = exposition(folder, readings, request.headers.get("accept", ""))
+    # With a hundred teams it takes a second or more, in which the loop would do nothing for anybody.
+    body, content_type = await asyncio.to_thread(exposition, folder, readings, request.headers.get("accept", ""))
     return Response(body, media_type=None, headers={"content-type": content_type, "cache-control": "no-store"})
 
 

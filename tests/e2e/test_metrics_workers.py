@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -501,3 +502,22 @@ def test_what_died_with_its_worker_is_presumed_in_the_end(simulator: SimulatorTh
         for kind in late.counted:
             charged = late.counted[kind] + uncounted[kind]
             assert late.made[kind] <= charged <= late.made[kind] + late.unknown[kind], kind
+
+
+def test_a_scrape_holds_nobody_up(simulator: SimulatorThread) -> None:
+    """While a scrape reads the workers' files, here one that never ends, the same worker serves requests."""
+    with running_gateway(upstream=simulator.base_url) as gateway:
+        folder = counter_files(gateway)[0].parent
+        endless = folder / "counter_99.db"
+        os.mkfifo(endless)
+        with ThreadPoolExecutor() as pool:
+            scraping = pool.submit(scrape, gateway)
+            writer = endless.open("wb")  # returns once the scrape has opened the other end
+            try:
+                answer = wire.ask(gateway.url, wire.generation(SECRETS["free"]))
+                assert not scraping.done()
+            finally:
+                writer.write((8).to_bytes(8, "little"))  # a file without values
+                writer.close()
+        assert answer.status == 200
+        assert total(scraping.result(), "gateway_build_info") == 1
