@@ -159,7 +159,7 @@ def resident(pid: int) -> int:
 def _command(pid: str) -> list[bytes]:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # it ended before, or while, this was read
         return []
 
 
