@@ -40,6 +40,7 @@ _STALE, _OFF = (
     -1,
     -3,
 )  # statuses of the scripts: our windows do not hold its present, its clock is not where we saw it go
+_UNKNOWN = -1  #: status of settle
 _SIGNED = frozenset({"admit", "reserve", "settle", "beat"})  # what writes, and would tell of a loss
 
 _AWAY = "The quota store cannot be reached, so nothing was sent. Try again in a few seconds."
@@ -145,7 +146,8 @@ class RedisLedger:
         except asyncio.CancelledError:
             self._owe(rid, settlement)
             raise
-        return bool(status == 1 and before != End.PRESUMED)
+        # An id that is unknown was reserved and lost with the store's history: nobody has told of its end before.
+        return bool(status == _UNKNOWN or (status == 1 and before != End.PRESUMED))
 
     async def states(self, rules: Sequence[Rule]) -> list[RuleState]:
         return list((await self.weigh(scripts.look(rules))).states)

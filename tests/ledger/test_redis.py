@@ -736,6 +736,19 @@ def _lose_the_last(client: Any) -> None:
             client.hset(meta, seat, int(number) - 1)
 
 
+def test_an_order_that_the_store_forgot_ends_as_its_first_end(url: str) -> None:
+    """What was made while the store lost its reservation is said to have ended now, so that this host counts it."""
+
+    async def main() -> None:
+        async with working(url) as ledger:
+            await reserve(ledger, "r")
+            with connected(url) as client:
+                client.flushall()
+            assert await ledger.settle("r", ONE)
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("lose", [_flush, _lose_the_last])
 def test_lost_history_is_noticed_once_by_each_gateway(url: str, lose: Callable[[Any], None]) -> None:
     """Two hosts learn of each loss in a few seconds, though nobody orders, and count it once; without one, never."""
