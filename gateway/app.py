@@ -5,7 +5,7 @@ client ── /healthz /readyz
 Observe        id, client's address, times; the log line at the end
 Meter          requests in flight
 Refuse         a broken head is refused; every error inside becomes one shape of answer
-  ├── /openapi.json
+  ├── /v1/openapi.json
   │
 Authenticate   whose key; suspension; endpoint; room in this worker
   ├── /v1/models /v1/usage

@@ -74,10 +74,13 @@ def test_the_drawing_is_the_order_that_is_built(common: list[Any], built: Router
 
 
 def test_all_that_is_asked_with_a_key_passes_authenticate(built: Router) -> None:
-    """Behind the common steps every route begins with Authenticate, and only orders go further."""
+    """Behind the common steps every route begins with Authenticate, but for the description; only orders go further."""
     for route in built.routes:
         assert isinstance(route, Route)
         inside = names(chain(route.app))
+        if "openapi" in route.path:
+            assert inside == []
+            continue
         assert inside[0] == "Authenticate", route.path
         assert (len(inside) > 1) == ("/images/" in route.path), route.path
 
@@ -85,7 +88,7 @@ def test_all_that_is_asked_with_a_key_passes_authenticate(built: Router) -> None
 def test_the_drawing_has_the_routes(built: Router) -> None:
     """The paths in the drawing are the paths that are served."""
     served = {route.path for route in built.routes if isinstance(route, Route)}
-    paths = set(re.findall(r"/v1[\w/]+", DRAWING))
+    paths = set(re.findall(r"/v1[\w/.]+", DRAWING))
     assert paths == {path for path in served if path.startswith("/v1") and not path.endswith("/") and "{" not in path}
 
 

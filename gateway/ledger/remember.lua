@@ -23,7 +23,10 @@ if state == 'running' then
   local held = redis.call('HMGET', KEY, 'rid', 'until')
   local holder = record(held[1])
   if holder and holder.state == 'refunded' then state = 'free' end
-  if not holder and clock() > tonumber(held[2]) then state = 'free' end
+  -- A reservation is remembered for KEEP at least, so for a while its lack proves that it never came. Later it may have
+  -- come and been forgotten, and whose answer was never told: nobody may order that again.
+  local late = clock() - tonumber(held[2])
+  if not holder and late > 0 then state = late < KEEP / 2 and 'free' or 'done' end
 end
 if ask.act == 'recall' then return told(state) end
 

@@ -257,7 +257,9 @@ async def _no_fetch(_: str) -> bytes:
 def test_a_token_that_cannot_be_made_is_said(tmp_path: Path, words: list[str], status: int, complaint: str) -> None:
     """Usage errors are 2, a secret or key that is not there 1; nothing stands on standard output."""
     path = written(tmp_path, "  design: {unlimited: true}\n" + ISSUERS)
-    result = call("token", "-c", str(path), *words, PUBLIC="-----BEGIN PUBLIC KEY-----")
+    public = ec.generate_private_key(ec.SECP256R1()).public_key()
+    pem = public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
+    result = call("token", "-c", str(path), *words, PUBLIC=pem)
     assert (result.exit_code, result.stdout) == (status, "")
     assert complaint in " ".join(re.sub("[│╭╮╰╯─]", " ", result.stderr).split())
 

@@ -15,7 +15,7 @@ from gateway.ledger import scripts
 from gateway.ledger.base import Booking
 from tests.ledger.counters import HOUR, MINUTE, SECOND
 from tests.ledger.model import LEASE, Answer
-from tests.ledger.store import Store, connected, loaded
+from tests.ledger.store import NAMESPACE, Store, connected, loaded
 from tests.support.valkey import valkey
 
 NOON = 1_794_916_800_000  # 2026-11-17 12:00 UTC, a Tuesday
@@ -556,6 +556,43 @@ def test_changes_are_kept_for_400_days(store: Store) -> None:
     moved(store, 2)
     store.reset("third", IMAGES, 3)
     assert [change.id for change in store.recall([])[1]] == ["third", "second"]
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_an_idempotency_key_outlives_the_memory_of_its_reservation(store: Store, answered: bool) -> None:
+    """A key that is kept for a day is not free when its ended reservation is forgotten, even if the word of its end was
+    lost; only a claim that no reservation followed comes free.
+    """
+
+    def remember(act: str, rid: str) -> str:
+        key = f"{{{NAMESPACE}}}:i:design:1"
+        facts = {"act": act, "key": key, "rid": rid, "print": "p", "keep": DAY, "patience": MINUTE, "status": 200}
+        return str(store.call("remember", scripts.dumps(facts))[0])
+
+    assert remember("claim", "first") == "claimed"
+    order(store, "first", IMAGES)
+    store.settle("first", made(1))
+    assert remember("claim", "second") == "running"
+    if answered:
+        assert remember("conclude", "first") == "done"
+    for _ in range(23):
+        store.now += HOUR
+        store.beat([])
+        assert remember("claim", "second") == "done"
+
+
+def test_a_claim_that_no_reservation_followed_comes_free(store: Store) -> None:
+    """Whose worker died between the two does not hold a key for its whole time."""
+
+    def claim(rid: str) -> str:
+        facts = {"act": "claim", "key": f"{{{NAMESPACE}}}:i:design:2", "rid": rid, "print": "p"}
+        return str(store.call("remember", scripts.dumps({**facts, "keep": DAY, "patience": MINUTE}))[0])
+
+    assert claim("first") == "claimed"
+    store.now += MINUTE
+    assert claim("second") == "running"
+    store.now += SECOND
+    assert claim("second") == "claimed"
 
 
 def test_each_change_is_told_to_one_that_asks(store: Store) -> None:
