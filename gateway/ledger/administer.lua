@@ -1,17 +1,17 @@
 -- What quota administrators do by command, and who did it.
--- ARGV[1], JSON: act; audit: the key of the changes (a zset by time; its name with :untold, a list); and by act
+-- ARGV[1], JSON: act; audit: the key of the changes (a zset by time; its name with :untold, a list, and with :told, what was told last); and by act
 --   grant, reset  id (the same again changes nothing); by, reason, team, rule: for people to read;
 --                 counters, rules (rules.lua: one of each); amount: what is added, or what is used from now on;
 --                 until: ms, of a grant
 --   recall        counters, rules; from: ms
---   untold        nothing
+--   untold        id (the same again is told the same)
 -- Units are those of the rule. A change is {id, act, at, team, rule, unit, by, reason, before, after, until | -1}:
 -- before and after are the limit where it is a grant, and what is used where it is a reset.
 -- grant, reset and untold give {1, now, change, ...}; recall {1, now, {{rule, amount, until, by, reason, at}, ...},
 -- {change, ...}}, the latest first; all of them {-1, now} where the windows do not hold `now`.
 local ask = cjson.decode(ARGV[1])
 local now = clock()
-local UNTOLD = ask.audit .. ':untold'
+local UNTOLD, TOLD = ask.audit .. ':untold', ask.audit .. ':told'
 local KEPT, MOST = 400 * 86400 * 1000, 10000 -- ms and number of changes that are kept
 local AGAIN = 10 * 60 * 1000 -- ms in which a change that is sent again is known
 
@@ -38,8 +38,12 @@ local function correct(c, seen, amount)
 end
 
 if ask.act == 'untold' then
+  -- The reply may be lost: what was told last is kept, with who was told.
+  local last = unpacked(redis.call('GET', TOLD))
+  local told = last and last[1] == ask.id and last[2] or redis.call('LPOP', UNTOLD, 100) or {}
+  if #told > 0 then redis.call('SET', TOLD, cmsgpack.pack({ask.id, told}), 'PX', AGAIN) end
   local out = {1, now}
-  for _, packed in ipairs(redis.call('LPOP', UNTOLD, 100) or {}) do out[#out + 1] = cmsgpack.unpack(packed) end
+  for _, packed in ipairs(told) do out[#out + 1] = cmsgpack.unpack(packed) end
   return out
 end
 

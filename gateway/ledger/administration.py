@@ -7,6 +7,7 @@ the store is away.
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from secrets import token_hex
 from typing import Any, Literal
 
 from gateway.core.quota import Charge, Rule, Unit
@@ -97,7 +98,7 @@ class Administration:
 
     async def untold(self) -> list[Change]:
         """Changes that no gateway has logged yet; of all that ask at once, each is told to one."""
-        return [_read(change) for change in (await self._administer((), {"act": "untold"}))[2:]]
+        return [_read(change) for change in (await self._administer((), {"act": "untold", "id": token_hex(8)}))[2:]]
 
     async def keep_refusals(self, refusals: Mapping[str, Sequence[tuple[float, str]]]) -> None:
         """Keep (time, text) of each team's refusals, of which the store keeps the latest."""

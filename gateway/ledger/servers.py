@@ -141,13 +141,20 @@ class Address:
 
 
 class SentinelMaster:
-    """The master that sentinels know by a name. url: user, password, database and TLS of the master, if it has any."""
+    """The master that sentinels know by a name.
+
+    url: user, password, database and TLS of the master, if it has any; `sentinel_username` and `sentinel_password` in
+    its query are for the sentinels, which speak TLS where their master does.
+    """
 
     def __init__(self, nodes: Sequence[tuple[str, int]], name: str, *, url: str | None) -> None:
         self._name = name
         self._parsed: dict[str, Any] = dict(parse_url(url)) if url is not None else {}
         self._tls = _tls(self._parsed)
-        self._sentinels = Sentinel(nodes, sentinel_kwargs=_brief())  # type: ignore[no-untyped-call]
+        login = {name: self._parsed.get(f"sentinel_{name}") for name in ("username", "password")}
+        self._sentinels = Sentinel(  # type: ignore[no-untyped-call]
+            nodes, sentinel_kwargs={**login, **_brief(), **_library_tls(self._parsed)}
+        )
 
     async def find(self) -> Server:
         host, port = await self._sentinels.discover_master(self._name)
@@ -175,7 +182,7 @@ class ClusterKeeper:
             password=self._parsed.get("password"),
             require_full_coverage=False,
             **_brief(),
-            **_cluster_tls(self._parsed),
+            **_library_tls(self._parsed),
         )
         try:
             await cluster.initialize()
@@ -221,6 +228,6 @@ def _tls(parsed: dict[str, Any]) -> ssl.SSLContext | None:
     return RedisSSLContext(**{"cert_reqs": "required", "check_hostname": True, **given}).get()
 
 
-def _cluster_tls(parsed: dict[str, Any]) -> dict[str, Any]:
+def _library_tls(parsed: dict[str, Any]) -> dict[str, Any]:
     given = {name: value for name, value in parsed.items() if name.startswith("ssl_")}
     return {"ssl": True, **given} if parsed.get("connection_class") is SSLConnection else {}

@@ -271,6 +271,23 @@ def test_sentinels_name_a_new_master(program: Path, how: signal.Signals) -> None
         assert group.master_port() == group.replica.port
 
 
+def test_sentinels_may_ask_for_a_password() -> None:
+    """Their own stands in the URL beside their master's; with a wrong one no master is found."""
+
+    async def main(group: Sentinels) -> None:
+        for word, right in (("guard", True), ("wrong", False)):
+            url = f"redis://127.0.0.1/0?sentinel_password={word}"
+            async with working(SentinelMaster(group.addresses, group.name, url=url)) as ledger:
+                if right:
+                    await spend(ledger)
+                else:
+                    with pytest.raises(StoreUnavailable):
+                        await reserve(ledger, "one")
+
+    with sentinels(VALKEY, password="guard") as group:
+        asyncio.run(main(group))
+
+
 def test_a_cluster_goes_on_when_our_node_is_lost() -> None:
     """All keys lie on one node; when that one dies its replica serves on."""
 

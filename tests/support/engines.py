@@ -43,6 +43,7 @@ class Node:
     folder: Path
     port: int
     words: tuple[str, ...] = ()
+    password: str | None = None
     process: "subprocess.Popen[bytes] | None" = None
 
     @property
@@ -50,7 +51,8 @@ class Node:
         return f"redis://127.0.0.1:{self.port}"
 
     def client(self, **options: Any) -> "redis.Redis":
-        return redis.Redis(port=self.port, decode_responses=True, socket_timeout=5, **options)
+        login = {"password": self.password, **options}
+        return redis.Redis(port=self.port, decode_responses=True, socket_timeout=5, **login)
 
     def start(self) -> None:
         self.folder.mkdir(exist_ok=True)
@@ -131,7 +133,8 @@ class Sentinels:
 
 
 @contextmanager
-def sentinels(program: Path) -> Iterator[Sentinels]:
+def sentinels(program: Path, *, password: str = "") -> Iterator[Sentinels]:
+    """password: of the sentinels, if they ask for one."""
     with ExitStack() as stack, TemporaryDirectory(prefix="gateway-sentinels-") as name:
         master = stack.enter_context(server(program))
         replica = stack.enter_context(server(program, "--replicaof", "127.0.0.1", str(master.port)))
@@ -144,10 +147,10 @@ def sentinels(program: Path) -> Iterator[Sentinels]:
                 f"port {port}\n"
                 f"sentinel monitor mymaster 127.0.0.1 {master.port} 2\n"
                 "sentinel down-after-milliseconds mymaster 1000\n"
-                "sentinel failover-timeout mymaster 5000\n"
+                "sentinel failover-timeout mymaster 5000\n" + (f"requirepass {password}\n" if password else "")
             )
             # A program of either engine is a sentinel by this word alone.
-            node = Node(program, folder, port)
+            node = Node(program, folder, port, password=password or None)
             process = subprocess.Popen(
                 [str(program), "sentinel.conf", "--sentinel", "--logfile", "log"],
                 cwd=folder,
