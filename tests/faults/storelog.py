@@ -31,7 +31,7 @@ def left(client: "redis.Redis", namespace: str) -> Left:
     """What stands there now. client: does not decode."""
     prefix = f"{{{namespace}}}:"
     counters: Any = client.hgetall(prefix + "counters")
-    usage: Any = {key: client.hgetall(key) for key in client.keys(prefix + "u:*")}
+    usage: Any = {key: client.hgetall(key) for key in client.keys(prefix + "u:*:*")}
     return Left(
         counters={name.decode(): _counter(value) for name, value in counters.items()},
         open=_members(client, prefix + "open"),
