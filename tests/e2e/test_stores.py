@@ -121,7 +121,10 @@ def test_a_gateway_speaks_tls_to_its_store(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("url", "word"),
-    [("http://127.0.0.1:6379", "scheme"), ("rediss://localhost:1/0?ssl_ca_certs=/nowhere/ca.pem", "No such file")],
+    [
+        ("http://127.0.0.1:6379", "begins with redis://, rediss:// or unix://"),
+        ("rediss://localhost:1/0?ssl_ca_certs=/nowhere/ca.pem", "No such file"),
+    ],
 )
 def test_an_address_that_cannot_be_used_is_told_at_the_start(url: str, word: str) -> None:
     """`serve` ends with a sentence about store.url, before any worker meets it."""
@@ -131,6 +134,6 @@ def test_an_address_that_cannot_be_used_is_told_at_the_start(url: str, word: str
     ) as gateway:
         with pytest.raises(AssertionError, match="did not start"):
             gateway.start()
-        assert "store.url cannot be used: " in gateway.log_text()
+        assert "store.url" in gateway.log_text()
         assert word in gateway.log_text()
         assert "Traceback" not in gateway.log_text()
