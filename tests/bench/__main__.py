@@ -2,8 +2,8 @@
 
 One worker on a core of its own; load, upstream and store on another. In each round every load is put on one variant
 after the other, so that what disturbs the machine disturbs all; ratios are of the same round. Beside ours: no gateway
-at all, nginx as a plain reverse proxy (without buffers for edits), LiteLLM's proxy as it is and with keys and limits.
-What cannot be had here is left out with a word.
+at all, nginx as a plain reverse proxy (without buffers for edits), LiteLLM's proxy. What cannot be had here is left
+out with a word.
 
 Needs gcc; wrk and nginx (Debian packages of these names) if they are there; pip installs LiteLLM once, into a folder
 of the system's temporary directory. About twelve minutes; `--rounds 1 --seconds 1` is a look in three.

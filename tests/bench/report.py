@@ -90,7 +90,6 @@ def targets(results: Results, memory: Sequence[Memory]) -> list[str]:
     said = []
     for title, count, peer, least in (
         ("generations", 16, "LiteLLM", 30.0),
-        ("generations", 16, "LiteLLM with limits", 30.0),
         ("edits of 2.1 MB", 16, "nginx", 0.5),
         ("edits of 4 MiB", 16, "nginx", 0.5),
     ):

@@ -14,7 +14,6 @@ from typing import Any
 
 from tests.bench.processes import LOAD_CORE, MEASURED_CORE, Tree, started_on
 from tests.bench.upstream import Upstream, wait_for_port
-from tests.support.engines import VALKEY, server
 from tests.support.running import SECRETS, base_config, free_port, running_gateway
 
 TEAM = "design"
@@ -140,66 +139,27 @@ http {{
 
 @contextlib.contextmanager
 def litellm(upstream: Upstream) -> Iterator[Variant]:
-    """LiteLLM's proxy with a master key and one worker, no database, no limits."""
-    general = f"general_settings: {{master_key: {_LITELLM_KEY}}}\n"
-    with _litellm("LiteLLM", upstream, general) as variant:
-        yield variant
-
-
-@contextlib.contextmanager
-def litellm_limits(upstream: Upstream) -> Iterator[Variant]:
-    """The same with what it has for this gateway's own work without a database: keys by a function of one's own, and
-    its limits of requests a minute and in parallel, counted in a Redis on the load's core. None is reached.
-    """
-    with started_on(LOAD_CORE):
-        store = contextlib.ExitStack()
-        node = store.enter_context(server(VALKEY))
-    with store:
-        general = (
-            f"general_settings: {{master_key: {_LITELLM_KEY}, custom_auth: bench_auth.user_api_key_auth}}\n"
-            "router_settings: {redis_host: 127.0.0.1, redis_port: " + str(node.port) + "}\n"
-        )
-        cache = (
-            f"cache: true, cache_params: {{type: redis, host: 127.0.0.1, port: {node.port}, supported_call_types: []}}"
-        )
-        with _litellm("LiteLLM with limits", upstream, general, cache=cache, auth=_LITELLM_AUTH) as variant:
-            yield variant
-
-
-_LITELLM_AUTH = f"""
-from litellm.proxy._types import UserAPIKeyAuth
-
-async def user_api_key_auth(request, api_key):
-    if api_key != "{_LITELLM_KEY}":
-        raise Exception("unknown key")
-    return UserAPIKeyAuth(api_key=api_key, rpm_limit=1_000_000_000, max_parallel_requests=1_000_000)
-"""
-
-
-@contextlib.contextmanager
-def _litellm(name: str, upstream: Upstream, general: str, *, cache: str = "", auth: str = "") -> Iterator[Variant]:
-    """Installed once, beside this project. cache: of litellm_settings. auth: the module bench_auth."""
+    """LiteLLM's proxy with a master key and one worker, no database, no limits. Installed once, beside this project."""
     program = _install_litellm()
     port = free_port()
-    with tempfile.TemporaryDirectory(prefix="bench-litellm-") as folder:
-        config = Path(folder, "config.yaml")
+    with tempfile.TemporaryDirectory(prefix="bench-litellm-") as name:
+        config = Path(name, "config.yaml")
         config.write_text(
             "model_list:\n  - model_name: dall-e-3\n    litellm_params:\n      model: openai/dall-e-3\n"
             f"      api_base: {upstream.base_url}\n      api_key: sk-upstream\n"
             "    model_info: {mode: image_generation}\n"
-            f"{general}"
-            f"litellm_settings: {{telemetry: false{', ' + cache if cache else ''}}}\n"
+            f"general_settings: {{master_key: {_LITELLM_KEY}}}\n"
+            "litellm_settings: {telemetry: false}\n"
         )
-        Path(folder, "bench_auth.py").write_text(auth)
         words = [str(program), "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
         # With its own list of models: it would fetch one over the network otherwise.
         environ = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
-        with started_on(MEASURED_CORE), Path(folder, "log").open("wb") as log:
-            process = subprocess.Popen(words, stdout=log, stderr=log, env=environ, start_new_session=True, cwd=folder)
+        with started_on(MEASURED_CORE), Path(name, "log").open("wb") as log:
+            process = subprocess.Popen(words, stdout=log, stderr=log, env=environ, start_new_session=True, cwd=name)
         try:
             wait_for_port(port, _LITELLM_START)
             ports = {"generations": port, "edits": port, "answers": port}
-            yield Variant(name, ports, _LITELLM_KEY, Tree(process.pid), rests=True, facts=_version(program))
+            yield Variant("LiteLLM", ports, _LITELLM_KEY, Tree(process.pid), rests=True, facts=_version(program))
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -241,8 +201,4 @@ def _signal(tree: Tree, number: int) -> None:
             os.kill(pid, number)
 
 
-PEERS: tuple[Callable[[Upstream], contextlib.AbstractContextManager[Variant]], ...] = (
-    nginx,
-    litellm,
-    litellm_limits,
-)
+PEERS: tuple[Callable[[Upstream], contextlib.AbstractContextManager[Variant]], ...] = (nginx, litellm)
