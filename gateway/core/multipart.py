@@ -212,15 +212,3 @@ class FormReader:
         except UnicodeDecodeError as exc:
             param = named(self._name)
             raise ParameterError(f"{param} is not UTF-8.", param=param) from exc
-
-
-def _end_of_head(data: bytes, at: int) -> int:
-    """How far a part's head may go from `at` on: never past its empty line, for what follows is not the parser's.
-
-    A line so short is that one, or its second half, or malformed.
-    """
-    while line_end := data.find(b"\n", at) + 1:
-        if line_end - at <= len(b"\r\n"):
-            return line_end
-        at = line_end
-    return len(data)

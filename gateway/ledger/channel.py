@@ -87,11 +87,6 @@ class Channel:
             self._watch = loop.call_later(self._limit, self._look, call.due)
         return call.answer
 
-    @property
-    def is_quiet(self) -> bool:
-        """Nothing is asked, and no connection is being made."""
-        return self._connecting is None and all(call.answer.done() for call in self._asked)
-
     async def close(self) -> None:
         """Fail what still waits and let the connection go."""
         self._closed = True
@@ -187,8 +182,8 @@ class Channel:
 class _Lane(asyncio.Protocol):
     """One connection."""
 
-    def __init__(self, channel: Channel | None = None) -> None:
-        self._channel = channel
+    def __init__(self) -> None:
+        self._channel: Channel | None = None  # none until it is greeted
         self._reader = hiredis.Reader(replyError=_error, encoding="utf-8")
         self._pending: deque[Call] = deque()
         self._transport: asyncio.Transport | None = None

@@ -504,7 +504,7 @@ def test_a_worker_that_leaves_as_the_store_goes_does_leave(url: str, turns: int)
     async def main() -> None:
         async with working(url, beating=False) as ledger:
             beat = asyncio.create_task(ledger.run())
-            await until(lambda: _value(ledger._channel.is_quiet), True)
+            await until(lambda: _value([call for call in ledger._channel._asked if not call.answer.done()]), [])
             await asyncio.sleep(0.01)
             ledger._awaited.set()
             for _ in range(turns):
