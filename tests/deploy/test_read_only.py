@@ -17,13 +17,23 @@ from tests.support.simulated import running_simulator
 from tests.support.site import wait_until
 
 #: In a mount namespace of its own: every file system read-only, memory at /tmp; then the command behind it. A place
-#: that can still be written to ends it.
+#: that can still be written to ends it. $1: an empty folder outside /tmp; $2: a Python environment, which is kept in
+#: view where it lies below /tmp.
 READ_ONLY = r"""
 set -eu
 while read -r _ place _; do
     case $place in /proc*|/sys*|/dev*) ;; *) mount -o remount,bind,ro "$place" 2> /dev/null || true ;; esac
 done < /proc/self/mounts
-mount -t tmpfs none /tmp
+memory=$1 environment=$2
+shift 2
+mount -t tmpfs none "$memory"
+case $environment in /tmp/*)
+    mkdir -p "$memory/${environment#/tmp/}"
+    mount --bind "$environment" "$memory/${environment#/tmp/}"
+    mount -o remount,bind,ro "$memory/${environment#/tmp/}"
+esac
+mount --rbind "$memory" /tmp
+umount --recursive "$memory"
 for place in / /var/tmp "$HOME" .; do
     if touch "$place/written" 2> /dev/null; then echo "$place can be written to"; exit 3; fi
 done
@@ -42,6 +52,8 @@ def test_the_gateway_runs_on_a_read_only_root() -> None:
         tempfile.TemporaryDirectory(dir="/var/tmp") as name,
     ):
         folder = Path(name)
+        memory = folder / "memory"
+        memory.mkdir()
         config = base_config(upstream=simulator.base_url, workers=2)
         config["listen"] |= {"public": f"127.0.0.1:{public}", "admin": f"127.0.0.1:{admin}"}
         config["store"] = {"kind": "redis", "url": "env:TEST_STORE"}
@@ -51,7 +63,7 @@ def test_the_gateway_runs_on_a_read_only_root() -> None:
         environ = {**os.environ, "TEST_STORE": store.url, "TEST_UPSTREAM_KEY": UPSTREAM_KEY}
         with (folder / "log").open("wb") as log:
             gateway = subprocess.Popen(
-                ["unshare", "--map-root-user", "--mount", "sh", "-c", READ_ONLY, "sh", *command],
+                ["unshare", "--map-root-user", "--mount", "sh", "-c", READ_ONLY, "sh", memory, sys.prefix, *command],
                 env={**environ, "PYTHONDONTWRITEBYTECODE": "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
