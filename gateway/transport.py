@@ -4,15 +4,16 @@ It takes an `httpx.Request` and gives an `httpx.Response`, over its own connecti
 the question that matters for a paid call is one no ready client answers: were the closing bytes handed over? Until
 they are, every failure is `UpstreamUnreachable` and sending again is safe; from then on it is `OutcomeUnknown`.
 
-Three ways a request goes up:
+Four ways a request goes up:
 
     from memory, kept connection   all but the last byte; a pause; the connection is looked at; the last byte
     from memory, new connection    one write
-    from a stream                  always a new connection, for a stream cannot be sent twice; a task of its own, so
-                                   that an answer or a cut ends it while the stream waits for its next piece
+    from a stream, kept            the head; a pause; the connection is looked at; the stream
+    from a stream, new             the head and the stream
 
-The first is why a connection that the upstream closes in the same moment costs nothing: the close shows while the
-request is still incomplete, and the request then goes once more on a new connection.
+A stream has a task of its own, so that an answer or a cut ends it while it waits for its next piece. The pause is why a
+connection that the upstream closes in the same moment costs nothing: the close shows while the request is still
+incomplete and nothing has been taken from its stream, and the request then goes once more on a new connection.
 
 Request extensions: ``progress`` (a `Progress`), ``timeout`` ({"connect", "write", "total"} in seconds, None for ever):
 to make a connection; for the socket to take more; from the closing bytes to the end of the answer. Response
@@ -111,19 +112,11 @@ class Transport(httpx.AsyncBaseTransport):
 
     async def _send_on_kept(self, outgoing: "_Outgoing", payload: bytes) -> Answer | None:
         """None if there is no kept connection, or if it proved dead before the last byte: then nothing is lost."""
-        connection = self._take(outgoing.origin)
-        if connection is None:
+        begun = await self._begin_on_kept(outgoing, payload[:-1])
+        if begun is None:
             return None
-        pause = _crossing_pause(connection.round_trip(), asyncio.get_running_loop().time() - connection.idle_since)
-        answer = connection.begin(outgoing.progress, outgoing.timeouts.get("total"))
+        connection, answer = begun
         try:
-            connection.write(payload[:-1], closing=False)
-            for _ in range(CROSSING_LOOKS if pause else 1):
-                await asyncio.sleep(pause / CROSSING_LOOKS)
-                if answer.head.done() or not connection.is_quiet():
-                    connection.abort()
-                    outgoing.progress.bytes_sent = 0
-                    return None
             connection.write(payload[-1:], closing=True)
             await answer.head
             answer.check()
@@ -131,6 +124,26 @@ class Transport(httpx.AsyncBaseTransport):
             connection.abort()
             raise
         return answer
+
+    async def _begin_on_kept(self, outgoing: "_Outgoing", opening: bytes) -> tuple[Connection, Answer] | None:
+        """A kept connection that has taken `opening` and shown no sign of its end since, if there is one."""
+        connection = self._take(outgoing.origin)
+        if connection is None:
+            return None
+        pause = _crossing_pause(connection.round_trip(), asyncio.get_running_loop().time() - connection.idle_since)
+        answer = connection.begin(outgoing.progress, outgoing.timeouts.get("total"))
+        try:
+            connection.write(opening, closing=False)
+            for _ in range(CROSSING_LOOKS if pause else 1):
+                await asyncio.sleep(pause / CROSSING_LOOKS)
+                if answer.head.done() or not connection.is_quiet():
+                    connection.abort()
+                    outgoing.progress.bytes_sent = 0
+                    return None
+        except BaseException:
+            connection.abort()
+            raise
+        return connection, answer
 
     async def _send_on_new(self, outgoing: "_Outgoing", payload: bytes) -> Answer:
         connection = await self._connect(outgoing.origin, outgoing.progress, outgoing.timeouts.get("connect"))
@@ -147,8 +160,13 @@ class Transport(httpx.AsyncBaseTransport):
         return answer
 
     async def _send_stream(self, outgoing: "_Outgoing") -> Answer:
-        connection = await self._connect(outgoing.origin, outgoing.progress, outgoing.timeouts.get("connect"))
-        answer = connection.begin(outgoing.progress, outgoing.timeouts.get("total"))
+        begun = await self._begin_on_kept(outgoing, outgoing.head) if outgoing.length != 0 else None
+        if begun is None:
+            connection = await self._connect(outgoing.origin, outgoing.progress, outgoing.timeouts.get("connect"))
+            answer = connection.begin(outgoing.progress, outgoing.timeouts.get("total"))
+            connection.write(outgoing.head, closing=outgoing.length == 0)
+        else:
+            connection, answer = begun
         sender = asyncio.create_task(_write_stream(connection, answer, outgoing))
         sender.add_done_callback(_retrieve)
         try:
@@ -240,12 +258,11 @@ class _Outgoing:
 
 
 async def _write_stream(connection: Connection, answer: Answer, outgoing: _Outgoing) -> None:
-    """Writes head and body; done when the closing bytes are handed over, or when nothing more is worth writing.
+    """Writes the body; done when the closing bytes are handed over, or when nothing more is worth writing.
 
     Never holds a piece back: a chunked body's end is known by `Closing`, another's by its length.
     """
     length, sent = outgoing.length, 0
-    connection.write(outgoing.head, closing=length == 0)
     pieces = aiter(outgoing.stream)
     try:
         async for piece in pieces:

@@ -136,21 +136,65 @@ def test_idle_connections_are_closed(run: Run) -> None:
     run(scenario())
 
 
-def test_streams_use_new_connections(run: Run) -> None:
-    """A stream, which cannot be sent twice, goes up on a new connection; others may use that one afterwards."""
+def test_streams_use_kept_connections(run: Run) -> None:
+    """Streams one after the other go up on one connection, which is used by others before and afterwards."""
 
     async def scenario() -> None:
         async def body() -> AsyncGenerator[bytes, None]:
-            yield Closing(b"once")
+            yield b"on"
+            yield Closing(b"ce")
 
         async with RawServer(answering(OK)) as server:
             transport = Transport()
             for _ in range(3):
+                await call(transport, server)
                 response = await transport.handle_async_request(httpx.Request("POST", server.url, content=body()))
                 await response.aread()
-            assert server.accepted == 3
-            await call(transport, server)
-            assert server.accepted == 3
+                assert server.requests[-1].body == b"once"
+            assert server.accepted == 1
+            assert server.executed == 6
+            await transport.aclose()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("ending", ["fin", "rst", "408"])
+def test_a_close_that_crosses_a_streams_head(run: Run, ending: str) -> None:
+    """A kept connection that ends when a stream's head is there: nothing is taken from the stream before it goes up
+    on a new one, whole and once.
+    """
+
+    async def scenario() -> None:
+        async def script(peer: Peer) -> None:
+            await peer.read_request()
+            await peer.send(OK)
+            await peer.read_head()
+            assert not taken
+            if ending == "408":
+                await peer.send(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            elif ending == "rst":
+                peer.reset()
+
+        taken: list[bytes] = []
+
+        async def body() -> AsyncGenerator[bytes, None]:
+            for piece in (b"on", Closing(b"ce")):
+                taken.append(piece)
+                yield piece
+
+        async with RawServer(script) as server:
+            transport = Transport()
+            assert await call(transport, server) == b"ok"
+            await asyncio.sleep(0.06)
+            progress = Progress()
+            request = httpx.Request("POST", server.url, content=body(), extensions={"progress": progress})
+            response = await transport.handle_async_request(request)
+            assert await response.aread() == b"ok"
+            assert taken == [b"on", b"ce"]
+            assert server.requests[-1].body == b"once"
+            assert progress.failure is None
+            assert server.executed == 2
+            assert server.accepted == 2
             await transport.aclose()
 
     run(scenario())
