@@ -32,8 +32,11 @@ class Deadline:
         self._due = None
 
     def close(self) -> None:
+        """Lets go of the timer and of whom it would tell, a cycle for the collector otherwise."""
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
+        self._overdue = _nobody
 
     def _look(self) -> None:
         self._timer = None
@@ -44,3 +47,7 @@ class Deadline:
             self._timer = self._loop.call_later(left, self._look)
         else:
             self._overdue()
+
+
+def _nobody() -> None:
+    """Is told of what nobody waits for any more."""

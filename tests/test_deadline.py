@@ -1,7 +1,9 @@
 """A limit on waiting that begins anew with each piece."""
 
 import asyncio
+import gc
 import time
+import weakref
 from functools import partial
 
 from gateway.deadline import Deadline
@@ -55,3 +57,31 @@ def test_nothing_is_overdue_that_is_not_waited_for() -> None:
         return told
 
     assert asyncio.run(play()) == []
+
+
+def test_a_closed_one_holds_nobody() -> None:
+    """Who owns a deadline and is told by it is gone with its last user, without the garbage collector's help."""
+
+    class Owner:
+        def __init__(self) -> None:
+            self.deadline = Deadline(self.told)
+
+        def told(self) -> None:
+            raise AssertionError("nothing was overdue")
+
+    async def play(*, close: bool) -> bool:
+        owner = Owner()
+        owner.deadline.begin(LONG)
+        owner.deadline.end()
+        if close:
+            owner.deadline.close()
+        gone = weakref.ref(owner)
+        del owner
+        return gone() is None
+
+    gc.disable()
+    try:
+        assert asyncio.run(play(close=True))
+        assert not asyncio.run(play(close=False))
+    finally:
+        gc.enable()

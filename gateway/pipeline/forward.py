@@ -132,7 +132,6 @@ class _Answer:
         self._exchange, self._scope, self._send, self._response = exchange, scope, send, response
         self._ends = began + exchange.settings.upstream.total_timeout
         self._client_reads = True
-        self._patience = Deadline(self._let_go)
         exchange.upstream_status = response.status_code
 
     async def pass_on(self) -> None:
@@ -147,10 +146,11 @@ class _Answer:
             head.append(piece)
             size += len(piece)
             if size > _WHOLE:
+                patience = Deadline(self._let_go)
                 try:
-                    await self._pass_stream(head, pieces)
+                    await self._pass_stream(head, pieces, patience)
                 finally:
-                    self._patience.close()
+                    patience.close()
                 return
         body = b"".join(head)
         made = count_images(body)
@@ -178,7 +178,7 @@ class _Answer:
             account_key=_account(self._exchange).api_key,
         )
 
-    async def _pass_stream(self, head: list[bytes], pieces: AsyncIterator[bytes]) -> None:
+    async def _pass_stream(self, head: list[bytes], pieces: AsyncIterator[bytes], patience: Deadline) -> None:
         counter = ImageCounter()
         length = self._response.headers.get("content-length")
         await self._start(int(length) if length is not None else None)
@@ -189,7 +189,7 @@ class _Answer:
                 counter.feed(piece)
                 left -= len(piece)
                 if left > 0:
-                    await self._body(piece, more=True)
+                    await self._body(piece, patience, more=True)
                 else:
                     last = piece
                 piece = await anext(pieces, b"")
@@ -197,7 +197,7 @@ class _Answer:
             self._exchange.made = counter.count
         if not counter.complete:
             raise outcomes.unknown()
-        await self._body(last, more=False)
+        await self._body(last, patience, more=False)
 
     async def _start(self, length: int | None) -> None:
         headers = [(b"content-type", b"application/json")]
@@ -205,13 +205,13 @@ class _Answer:
             headers.append((b"content-length", str(length).encode()))
         await self._send({"type": "http.response.start", "status": self._response.status_code, "headers": headers})
 
-    async def _body(self, piece: bytes, *, more: bool) -> None:
+    async def _body(self, piece: bytes, patience: Deadline, *, more: bool) -> None:
         if not self._client_reads:
             return
         left = self._ends - time.monotonic()
-        self._patience.begin(min(_READ_STALL, max(left - _HURRY, left / 2)))
+        patience.begin(min(_READ_STALL, max(left - _HURRY, left / 2)))
         await self._send({"type": "http.response.body", "body": piece, "more_body": more})
-        self._patience.end()
+        patience.end()
 
     def _let_go(self) -> None:
         """The client reads too slowly. What is being sent to it returns, for it has left."""
