@@ -75,13 +75,17 @@ class _Taking:
         exchange, settings = self.exchange, self.exchange.settings
 
         async def ask(account: Account) -> Verdict:
+            place: dict[tuple[int, int], int] = {}
             asked: list[Charge] = []
             orders: list[list[int]] = []
             for order in cheapest(settings, self.team, "edits"):
                 cost = price(order, settings.models[order.model])
                 taken = self._charges(account, "edits", order.model, order.size, order.quality, n=1, cost=cost)
-                asked += [charge for charge in taken if charge not in asked]
-                orders.append([asked.index(charge) for charge in taken])
+                known = [(id(charge.rule), charge.amount) for charge in taken]  # rules compare by ten fields
+                asked += [charge for charge, name in zip(taken, known, strict=True) if name not in place]
+                for name in known:
+                    place.setdefault(name, len(place))
+                orders.append([place[name] for name in known])
             verdict = await self.step.ledger.admit(exchange.id, self.team.id, asked, orders)
             slots = {i for i, charge in enumerate(asked) if charge.rule.unit is Unit.CONCURRENT}
             # Of what might be ordered the cheapest speaks for all: where it does not fit, nothing does.
