@@ -184,7 +184,7 @@ class Metrics:
                 collector.labels(endpoint)
         for rule in settings.organization:
             self.refusals.labels(rule.scope, rule.name, rule.per or "now", rule.mode)
-        for reason in ("missing", "malformed", "unknown", "expired", "token_invalid", "token_expired"):
+        for reason in ("missing", "malformed", "unknown", "expired", "token_invalid", "token_expired", "token_revoked"):
             self.auth_failures.labels(reason, "none")
         self._prime_parts(settings)
 
@@ -216,7 +216,8 @@ class Metrics:
                 self.requests.labels(team.id, endpoint, model, outcome)
         for code in CODES:
             self.errors.labels(team.id, code)
-        self.auth_failures.labels("expired", team.id)
+        for reason in ("expired", "token_revoked"):
+            self.auth_failures.labels(reason, team.id)
         for rule in team.rules:
             self.refusals.labels(rule.scope, rule.name, rule.per or "now", rule.mode)
 

@@ -2,7 +2,9 @@
 
 An issuer is bound to one family of algorithms and to its own keys; a token chooses neither. Before the library sees a
 token its form, its header and its claims pass the strict JSON reader, and headers that would have a key or a meaning
-fetched from elsewhere are refused. Every flaw gives the same 401; which it was stands in log and metric alone.
+fetched from elsewhere are refused. What the config revokes, keys by kid and tokens by jti or by when they were issued,
+is asked at each request, so that a saved change binds the next one. Every flaw gives the same 401; which it was stands
+in log and metric alone.
 """
 
 import asyncio
@@ -54,6 +56,10 @@ class KeySetError(Exception):
     """A key set that cannot be used, and why."""
 
 
+class _Revoked(Exception):
+    """The config says that this token, or the key it is signed with, is void."""
+
+
 @dataclass(frozen=True, slots=True)
 class PublicKey:
     """One of a key set, with the algorithms that it may serve: the one its set names for it, or all of its type."""
@@ -88,7 +94,8 @@ class Tokens:
         self._fetch = fetch
         self._failed = failed
         self._clock = clock
-        self._sets: dict[JwtIssuer, _KeySet] = {}
+        # By where they come from, so that a set outlives a change of anything else about its issuer.
+        self._sets: dict[str, _KeySet] = {}
         self._refreshes: set[asyncio.Task[None]] = set()
 
     async def identify(self, token: str, settings: Settings, now: float, *, message: str) -> Key:
@@ -109,6 +116,9 @@ class Tokens:
                 options={"require": ["exp", "iss", "aud"], "enforce_minimum_key_length": True},
             )
             _check_lifetime(claims, now)
+            _check_revoked(issuer, claims)
+        except _Revoked as exc:
+            raise AuthenticationFailed(message, reason="token_revoked") from exc
         except jwt.ExpiredSignatureError as exc:
             raise AuthenticationFailed(message, reason="token_expired") from exc
         except (jwt.PyJWTError, GatewayError, ValueError, TypeError, KeyError, OverflowError, KeySetError) as exc:
@@ -116,6 +126,8 @@ class Tokens:
         team = claims.get(issuer.team_claim)
         if not isinstance(team, str) or not _TEAM.fullmatch(team) or team not in settings.teams:
             raise TeamUnknown(f"The token's claim {issuer.team_claim} names no team of this gateway.")
+        if _issued_before(claims, settings.teams[team].tokens_revoked_before):
+            raise AuthenticationFailed(message, reason="token_revoked", team=team)
         return Key(team=team, id=f"jwt-{issuer.name}", digest=b"")
 
     async def _key(self, issuer: JwtIssuer, header: Mapping[str, object]) -> Any:
@@ -123,10 +135,14 @@ class Tokens:
             return issuer.secret.reveal()
         if issuer.public_key is not None:
             return issuer.public_key
-        known = await self._known(issuer, str(header.get("kid", "")))
         kid = header.get("kid")
+        if kid in issuer.revoked_keys:
+            raise _Revoked
+        known = await self._known(issuer, str(header.get("kid", "")))
         if kid is None and len(known.keys) == 1:
             kid = next(iter(known.keys))
+            if kid in issuer.revoked_keys:
+                raise _Revoked
         public = known.keys[str(kid)]
         if header["alg"] not in public.algorithms:
             raise KeySetError("the key does not serve this algorithm")
@@ -134,7 +150,7 @@ class Tokens:
 
     async def _known(self, issuer: JwtIssuer, kid: str) -> _KeySet:
         """The issuer's keys: fetched if there are none or this one is unknown, renewed behind the request's back."""
-        known = self._sets.setdefault(issuer, _KeySet())
+        known = self._sets.setdefault(issuer.jwks_url or f"file:{issuer.jwks_file}", _KeySet())
         age = self._age(known)
         if age > STALE or (kid and kid not in known.keys):
             await self._refresh(issuer, known)
@@ -206,6 +222,16 @@ def _check_lifetime(claims: Mapping[str, Any], now: float) -> None:
     began = claims.get("iat", now)
     if not isinstance(began, int | float) or claims["exp"] - began > LIFETIME + LEEWAY:
         raise ValueError("valid for too long")
+
+
+def _check_revoked(issuer: JwtIssuer, claims: Mapping[str, Any]) -> None:
+    if claims.get("jti") in issuer.revoked_tokens or _issued_before(claims, issuer.revoked_before):
+        raise _Revoked
+
+
+def _issued_before(claims: Mapping[str, Any], moment: float | None) -> bool:
+    """Whether the token may have been issued before; one that does not say when, may. moment: unix seconds."""
+    return moment is not None and float(claims.get("iat", -math.inf)) < moment
 
 
 def key_set(raw: bytes) -> dict[str, PublicKey]:

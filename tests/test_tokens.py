@@ -731,6 +731,89 @@ def test_a_missing_file_is_a_refusal_and_is_told(tmp_path: Path) -> None:
     assert [name for name, _ in end.failures] == ["corp"]
 
 
+# Revoking.
+
+
+def refused_for(text: str, *issuers: JwtIssuer, void: float | None = None, tokens: Tokens | None = None) -> str | None:
+    """The reason of its refusal, None where it is taken. void: the team's tokens that were issued before."""
+    plain = settings(*issuers)
+    teams = {id_: replace(team, tokens_revoked_before=void) for id_, team in plain.teams.items()}
+    reader, whole = tokens or Tokens(_never, failed=_ignored), replace(plain, teams=teams)
+    try:
+        asyncio.run(reader.identify(text, whole, time.time(), message=MESSAGE))
+    except AuthenticationFailed as error:
+        return error.reason
+    return None
+
+
+def test_a_token_is_revoked_by_its_jti() -> None:
+    """The token with that very jti is refused; others, and one without, are not."""
+    known = issuer(revoked_tokens=frozenset({"stolen", ""}))
+    assert refused_for(token(claims(jti="stolen")), known) == "token_revoked"
+    for jti in ("stolen2", "STOLEN", "stole", None):
+        assert refused_for(token(claims(jti=jti)), known) is None
+    for odd in (["stolen"], {"stolen": 1}, 1, True):
+        assert refused_for(token(claims(jti=odd)), known) == "token_invalid"
+
+
+def test_tokens_are_revoked_by_when_they_were_issued() -> None:
+    """Of an issuer or a team, what was issued before that second or says no time is refused, what came later is not."""
+    for known, void in ((issuer(revoked_before=NOW - 60.0), None), (issuer(), NOW - 60.0)):
+        for iat, reason in (
+            (NOW - 3600, "token_revoked"),
+            (NOW - 60.5, "token_revoked"),
+            (NOW - 61, "token_revoked"),
+            (None, "token_revoked"),
+            (NOW - 60, None),
+            (NOW, None),
+        ):
+            assert refused_for(token(claims(iat=iat)), known, void=void) == reason, iat
+
+
+def test_a_teams_revocation_is_counted_for_the_team() -> None:
+    """Whose token it was is known by then, and metric and log say so."""
+    plain = settings()
+    void = replace(plain, teams={"design": replace(plain.teams["design"], tokens_revoked_before=NOW + 60.0)})
+    with pytest.raises(AuthenticationFailed) as caught:
+        asyncio.run(Tokens(_never, failed=_ignored).identify(token(), void, time.time(), message=MESSAGE))
+    assert (caught.value.reason, caught.value.team) == ("token_revoked", "design")
+
+
+def test_a_revoked_token_of_somebody_else_is_wrong_before_it_is_revoked() -> None:
+    """Who signs with a wrong key learns of no jti whether it is on the list, not even by the log's reason."""
+    known = issuer(revoked_tokens=frozenset({"stolen"}), revoked_before=NOW + 60.0)
+    assert refused_for(token(claims(jti="stolen"), sign=TWO.rs256), known) == "token_invalid"
+
+
+def test_a_key_is_revoked_by_its_kid_though_its_issuer_publishes_it() -> None:
+    """Tokens of a revoked key are refused, named or not, without a fetch for them; the set's other keys serve."""
+    out = by_url(revoked_keys=frozenset({"one"}))
+    end = Endpoint(jwk_set(ONE.jwk(), TWO.jwk("two")))
+    assert refused_for(good(), out, tokens=end.tokens()) == "token_revoked"
+    assert end.fetched == 0
+    assert refused_for(good("two", TWO), out, tokens=end.tokens()) is None
+    assert refused_for(token(), out, tokens=Endpoint(jwk_set(ONE.jwk())).tokens()) == "token_revoked"
+    unnamed = by_url(revoked_keys=frozenset({"-"}))
+    assert refused_for(token(), unnamed, tokens=Endpoint(jwk_set(ONE.jwk(None))).tokens()) == "token_revoked"
+
+
+def test_a_revocation_keeps_the_keys_that_were_fetched() -> None:
+    """Saved while the issuer is away, it voids what it names, and the other tokens go on."""
+    end = Endpoint(jwk_set(ONE.jwk()))
+
+    async def test() -> None:
+        tokens = end.tokens()
+        assert await outcome(tokens, good(), by_url()) == "design"
+        end.keys = None
+        revoked = by_url(revoked_tokens=frozenset({"stolen"}))
+        stolen = token(claims(jti="stolen"), header(kid="one"))
+        assert await outcome(tokens, stolen, revoked) == "token_revoked"
+        assert await outcome(tokens, good(), revoked) == "design"
+        assert end.fetched == 1
+
+    run(test)
+
+
 # Over the wire.
 
 

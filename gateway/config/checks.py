@@ -14,6 +14,9 @@ from gateway.config.quotas import check_quotas
 
 Broken = Callable[..., bool]
 
+#: What an algorithm's key is, by the first two letters of its name. EdDSA's begin like no other's.
+_FAMILY = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP", "HS": "oct"}
+
 NODE_GIVES_UP = 300  #: seconds; the default headers timeout of undici, Node's HTTP client
 
 
@@ -193,13 +196,20 @@ def _jwt_issuer(issuer: JwtIssuerSection, at: Steps) -> Iterator[Fault]:
         got = " and ".join(sources) or "none"
         yield Fault(at, f"needs exactly one of jwks_url, jwks_file, public_key and secret, got {got}", on_key=True)
         return
+    if issuer.revoked_keys and sources[0] in {"public_key", "secret"}:
+        message = f"goes with jwks_url and jwks_file; a {sources[0]} is revoked by another in its place"
+        yield Fault((*at, "revoked_keys"), message, on_key=True)
     shared = sources == ["secret"]
+    first = issuer.algorithms[0]
     for index, algorithm in enumerate(issuer.algorithms):
         # A public key taken for a shared secret would let everybody sign (RFC 8725, section 3.1).
         if algorithm.startswith("HS") != shared:
             expected = "HS256, HS384 or HS512" if shared else "RS, PS, ES or EdDSA"
             steps = (*at, "algorithms", index) if "algorithms" in issuer.model_fields_set else at
             yield Fault(steps, f"{algorithm} does not go with {sources[0]}; expected {expected}")
+        elif _FAMILY[algorithm[:2]] != _FAMILY[first[:2]]:
+            message = f"{algorithm} is of another family than {first}; an issuer signs with keys of one type"
+            yield Fault((*at, "algorithms", index), message)
 
 
 def _same_issuer(config: Config, broken: Broken) -> Iterator[Fault]:

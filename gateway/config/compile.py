@@ -1,6 +1,7 @@
 """From a checked document to `Settings`: plans merged, names derived, dates made seconds, secrets read."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -199,7 +200,13 @@ def compile_team(config: Config, id_: str, rules: tuple[Rule, ...], planned: tup
         rules=rules,
         plan=section.plan,
         planned=planned,
+        tokens_revoked_before=_seconds(section.tokens_revoked_before),
     )
+
+
+def _seconds(instant: datetime | None) -> float | None:
+    """Unix seconds."""
+    return None if instant is None else instant.timestamp()
 
 
 def _keys(config: Config) -> dict[bytes, Key]:
@@ -270,6 +277,9 @@ def _jwt_issuers(config: Config, secrets: _Secrets, folder: Path) -> tuple[JwtIs
             jwks_file=None if section.jwks_file is None else str(folder / section.jwks_file),
             public_key=secrets.read_public_key(section.public_key, "jwt_issuers", name, "public_key"),
             secret=secrets.read_shared(section, "jwt_issuers", name, "secret"),
+            revoked_keys=frozenset(section.revoked_keys),
+            revoked_tokens=frozenset(section.revoked_tokens),
+            revoked_before=_seconds(section.revoked_before),
         )
         for name, section in config.jwt_issuers.items()
     )

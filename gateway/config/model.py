@@ -14,6 +14,7 @@ from gateway.config.values import (
     Distinct,
     Id,
     ImageSize,
+    Instant,
     KeyHash,
     KeySetAddress,
     Line,
@@ -258,6 +259,9 @@ class TeamSection(Section):
         default=None, description="Endpoints it may use; default all"
     )
     keys: tuple[KeySection, ...] = Field(default=(), description="The team's keys")
+    tokens_revoked_before: Instant | None = Field(
+        default=None, description="An RFC 3339 time; JWTs for the team that were issued before are void"
+    )
     quotas: Quotas = Field(
         default=(), description="Rules beside the plan's; on the same counter and mode they replace it"
     )
@@ -284,6 +288,15 @@ class JwtIssuerSection(Section):
         default=None, description="The issuer's public key: PEM text, or env:NAME or file:/path"
     )
     secret: SecretValue | None = Field(default=None, description="A shared secret, as env:NAME or file:/path")
+    revoked_keys: Annotated[tuple[NonEmpty, ...], Distinct] = Field(
+        default=(), description="Keys of the issuer's set, by kid, that verify nothing any more"
+    )
+    revoked_tokens: Annotated[tuple[NonEmpty, ...], Distinct] = Field(
+        default=(), description="Tokens that are void, by jti"
+    )
+    revoked_before: Instant | None = Field(
+        default=None, description="An RFC 3339 time; tokens issued before (iat), or without a time, are void"
+    )
 
 
 class IdempotencySection(Section):

@@ -42,7 +42,7 @@ def bounds(settings: Settings) -> dict[str, int]:
         "period_images, period_cost_usd": 2 * 2 * teams,
         "quota_limit, quota_used, quota_reset_seconds, quota_refusals_total": 4 * len(rules),
         "quota_warning": sum(len(rule.warn_at) for rule in rules),
-        "auth_failures_total": teams + REASONS,
+        "auth_failures_total": 2 * teams + REASONS,
         "key_expiry_timestamp_seconds": len(settings.keys),
         "request_duration_seconds": endpoints * outcomes * LONG,
         "upstream_duration_seconds": sum(len(model.endpoints) for model in settings.models.values()) * LONG,

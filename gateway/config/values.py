@@ -238,6 +238,17 @@ def moment(value: object) -> date:
     ) from None
 
 
+def instant(value: object) -> datetime:
+    """Read an RFC 3339 time: a date alone would not say which of its seconds is meant."""
+    text = str(value) if isinstance(value, str) else ""
+    try:
+        if _RFC3339.fullmatch(text):
+            return datetime.fromisoformat(text.upper())
+    except ValueError:
+        pass  # such as hour 25: told below
+    raise ValueError(f"expected a time like 2030-06-30T18:00:00+02:00, got {shown(value)}") from None
+
+
 def end_of(moment: date, zone: str) -> float:
     """Unix seconds, exclusive, at which a `moment` is over: itself if it is a time, else the end of that day."""
     if isinstance(moment, datetime):
@@ -291,5 +302,8 @@ KeySetAddress = Annotated[
 ]
 Zone = Annotated[str, PlainValidator(zone), WithJsonSchema({"type": "string"})]
 Moment = Annotated[date, PlainValidator(moment), WithJsonSchema({"type": "string", "pattern": f"^{_DATE.pattern}"})]
+Instant = Annotated[
+    datetime, PlainValidator(instant), WithJsonSchema({"type": "string", "pattern": f"^{_DATE.pattern}[Tt ]"})
+]
 Distinct = AfterValidator(distinct)
 OneOrMore = BeforeValidator(one_or_more)

@@ -40,6 +40,7 @@ def warnings(document: "Document", now: float) -> Iterator[Fault]:
     settings = compile_settings(document, None)
     yield from _keys(document, now)
     yield from _grants(document, now)
+    yield from _revocations(document, now)
     for team in settings.teams.values():
         yield from _toothless(document, settings, team)
     for steps, path in secret_files(document.config):
@@ -80,6 +81,19 @@ def _grants(document: "Document", now: float) -> Iterator[Fault]:
         for index, line in enumerate(lines):
             if line.until is not None and end_of(line.until, zone or config.timezone) <= now:
                 yield Fault((*at, index, "until"), f"this grant to {line.adds_to} is over; take it out")
+
+
+def _revocations(document: "Document", now: float) -> Iterator[Fault]:
+    """Find times before which tokens are void that are still to come: until then not one is good."""
+    config = document.config
+    at_issuers: Steps = ("jwt_issuers",)
+    places = [
+        *(((*at_issuers, name, "revoked_before"), each.revoked_before) for name, each in config.jwt_issuers.items()),
+        *((("teams", id_, "tokens_revoked_before"), each.tokens_revoked_before) for id_, each in config.teams.items()),
+    ]
+    for steps, instant in places:
+        if instant is not None and instant.timestamp() > now:
+            yield Fault(steps, "lies ahead: until then every token that it binds is refused")
 
 
 def _lists(document: "Document") -> Iterator[tuple[Steps, str | None, tuple[QuotaLine, ...]]]:

@@ -38,7 +38,8 @@ class Team:
     """A team's permissions and its own rules (plan and team merged). None in a permission allows all.
 
     suspended: the reason, or None. rules: without the organization's. plan: its name, or None; planned: the rules that
-    the plan alone would give the team.
+    the plan alone would give the team. tokens_revoked_before: unix seconds; tokens that name the team and were issued
+    before are void. None voids none.
     """
 
     id: str
@@ -52,6 +53,7 @@ class Team:
     rules: tuple[Rule, ...]
     plan: str | None = None
     planned: tuple[Rule, ...] = ()
+    tokens_revoked_before: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,8 @@ class Store:
 
 @dataclass(frozen=True, slots=True)
 class JwtIssuer:
+    """Who may sign tokens, and what of that is void: keys by kid, tokens by jti, all issued before (unix seconds)."""
+
     name: str
     issuer: str
     audience: str
@@ -132,6 +136,9 @@ class JwtIssuer:
     jwks_file: str | None
     public_key: str | None
     secret: Secret | None
+    revoked_keys: frozenset[str] = frozenset()
+    revoked_tokens: frozenset[str] = frozenset()
+    revoked_before: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from gateway.core.differences import Difference, compared, listed, none_or
 from gateway.core.quota import ORGANIZATION
 from gateway.core.refusals import dollars
 from gateway.core.rulechanges import rule_differences
-from gateway.core.teamchanges import team_differences
+from gateway.core.teamchanges import revocations, team_differences
 
 RESTART = "needs a restart, and a reload that changes it is refused whole"
 
@@ -162,6 +162,13 @@ def _issuers(old: tuple[JwtIssuer, ...], new: tuple[JwtIssuer, ...]) -> Iterator
         names = ("issuer", "audience", "team_claim", "jwks_url", "jwks_file")
         yield from compared(about, ((n, none_or(getattr(before, n)), none_or(getattr(issuer, n))) for n in names))
         yield from compared(about, [("algorithms", ", ".join(before.algorithms), ", ".join(issuer.algorithms))])
+        yield from revocations(about, "revoked_before", before.revoked_before, issuer.revoked_before)
+        for name, noun in (("revoked_keys", "keys"), ("revoked_tokens", "tokens")):
+            had, has = getattr(before, name), getattr(issuer, name)
+            if has - had:
+                yield Difference(about, name, f"{noun} revoked: {listed(has - had)}")
+            if had - has:
+                yield Difference(about, name, f"{noun} no longer revoked: {listed(had - has)}")
         for name in ("public_key", "secret"):
             if getattr(before, name) != getattr(issuer, name):
                 yield Difference(about, name, f"another {name}")

@@ -76,11 +76,24 @@ def _permissions(before: Team, team: Team, old: Settings, new: Settings) -> Iter
     if before.suspended != team.suspended:
         words = f"suspended: {team.suspended}" if team.suspended else "no longer suspended"
         yield Difference(team.id, "suspended", words, before.suspended, team.suspended)
+    yield from revocations(
+        team.id, "tokens_revoked_before", before.tokens_revoked_before, team.tokens_revoked_before, team.zone
+    )
     for kind in ("models", "sizes", "qualities", "endpoints"):
         earlier, now = getattr(before, kind), getattr(team, kind)
         if earlier != now:
             had, has = (ALL if values is None else listed(values) for values in (earlier, now))
             yield Difference(team.id, kind, f"may use {kind}: {had} -> {has}", had, has)
+
+
+def revocations(
+    about: str, name: str, before: float | None, after: float | None, zone: str = "UTC"
+) -> Iterator[Difference]:
+    """What becomes of a time before which tokens are void; before, after: unix seconds."""
+    had, has = (None if moment is None else local_time(moment, zone) for moment in (before, after))
+    if before != after:
+        words = "no longer any time before which tokens are void" if has is None else f"tokens before {has} are void"
+        yield Difference(about, name, words, had, has)
 
 
 def _keys(before: str | None, team: str, old: Settings, new: Settings) -> Iterator[Difference]:

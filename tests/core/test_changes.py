@@ -167,6 +167,20 @@ def change(*swaps: tuple[str, str]) -> list[str]:
         (", {name: spare, api_key: env:SPARE}", "", ["account spare: account removed"]),
         ("audience: us", "audience: them", ["jwt issuer corp: audience us -> them"]),
         (
+            "audience: us",
+            "audience: us, revoked_tokens: [b, a], revoked_keys: [one], revoked_before: 2026-11-23T12:00:00+01:00",
+            [
+                "jwt issuer corp: tokens before 2026-11-23 11:00 UTC are void",
+                "jwt issuer corp: keys revoked: one",
+                "jwt issuer corp: tokens revoked: a, b",
+            ],
+        ),
+        (
+            "    timezone: Europe/Berlin\n    quotas: [{requests",
+            "    timezone: Europe/Berlin\n    tokens_revoked_before: 2026-11-23T11:00:00Z\n    quotas: [{requests",
+            ["research: tokens before 2026-11-23 12:00 Europe/Berlin are void"],
+        ),
+        (
             "listen: {",
             "listen: {workers: 3, ",
             ["listen: workers 2 -> 3; needs a restart, and a reload that changes it is refused whole"],
@@ -177,6 +191,17 @@ def change(*swaps: tuple[str, str]) -> list[str]:
 def test_a_change_is_told_in_words(old: str, new: str, expected: list[str]) -> None:
     """Each change gives its sentences, all of them and no other."""
     assert change((old, new)) == expected
+
+
+def test_what_is_no_longer_revoked_is_told() -> None:
+    """Taking a revocation out is a change of its own: what it bound is good again."""
+    revoked = "audience: us, revoked_tokens: [a], revoked_keys: [one], revoked_before: 2026-11-23T12:00:00Z"
+    old = compiled(BASE.replace("audience: us", revoked))
+    assert told(differences(old, compiled(BASE))) == [
+        "jwt issuer corp: no longer any time before which tokens are void",
+        "jwt issuer corp: keys no longer revoked: one",
+        "jwt issuer corp: tokens no longer revoked: a",
+    ]
 
 
 def test_a_key_that_moves_is_told_on_both_sides() -> None:

@@ -10,6 +10,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -18,11 +20,11 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from tests.e2e import wire
+from tests.e2e import saving, wire
 from tests.e2e.watching import Watched
 from tests.support.running import SECRETS, Running, base_config, running_gateway
 from tests.support.simulated import SimulatorThread, running_simulator
-from tests.support.site import team
+from tests.support.site import team, wait_until
 
 AUDIENCE = "image-gateway"
 SHARED = "a-shared-secret-of-more-than-32-bytes"
@@ -219,6 +221,34 @@ def test_a_slow_issuer_holds_up_its_own_tokens_alone(site: Site, issuers: dict[s
         assert not waiting.done()
         issuers["slow"].hold.set()
         assert waiting.result().status == 200
+
+
+def _refused(site: Site, text: str) -> bool:
+    return site.ask(text).status == 401
+
+
+@pytest.mark.parametrize("name", ["url", "key"])
+def test_a_saved_revocation_binds_within_two_seconds(site: Site, name: str) -> None:
+    """One token by its jti, then all by time: refused by the saved file like a wrong key; a newer one is taken."""
+    earlier = int(time.time()) - 120
+    stolen, plain = token(name, team="free", iat=earlier, jti="stolen"), token(name, team="free", iat=earlier)
+    assert [site.ask(text).status for text in (stolen, plain)] == [200, 200]
+    saved = saving.Site(site.gateway, site.simulator)
+
+    def by_jti(tree: Any) -> None:
+        tree["jwt_issuers"][f"by-{name}"]["revoked_tokens"] = ["stolen"]
+
+    def by_time(tree: Any) -> None:
+        then = datetime.fromtimestamp(time.time() - 60, UTC).isoformat(timespec="seconds")
+        tree["jwt_issuers"][f"by-{name}"]["revoked_before"] = then
+
+    for change, bound, expected in ((by_jti, stolen, [401, 200, 200]), (by_time, plain, [401, 401, 200])):
+        saved.save(change)
+        wait_until(partial(_refused, site, bound), seconds=2)
+        answers = [site.ask(text) for text in (stolen, plain, token(name, team="free"))]
+        assert [answer.status for answer in answers] == expected
+        assert answers[0].body == site.ask("igw_" + "0" * 39).body
+        assert site.line(answers[0])["reason"] == "token_revoked"
 
 
 def test_no_token_stands_in_the_log(site: Site) -> None:
