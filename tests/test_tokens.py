@@ -242,6 +242,15 @@ CONFUSIONS = {
 }
 
 
+def test_an_algorithm_that_the_config_does_not_name_is_refused() -> None:
+    """The issuer's own key, used rightly with another of its algorithms, signs nothing."""
+    for alg, sign in (("RS512", ONE.rs512), ("PS256", ONE.ps256)):
+        text = token(head=header(alg, kid="one"), sign=sign)
+        assert refusal(text) == "token_invalid"
+        assert refusal(text, by_url(), tokens=Endpoint(jwk_set(ONE.jwk())).tokens()) == "token_invalid"
+        assert identify(text, issuer(algorithms=(alg,))) == "design"
+
+
 @pytest.mark.parametrize("secret", CONFUSIONS.values(), ids=CONFUSIONS)
 @pytest.mark.parametrize("alg", ["HS256", "hs256", "RS256"])
 def test_a_public_key_is_no_shared_secret(secret: bytes, alg: str) -> None:
@@ -831,6 +840,18 @@ def test_a_key_set_is_fetched_with_nothing_of_ours() -> None:
             (request,) = server.requests
             assert request.head.startswith(b"GET /jwks HTTP/1.1\r\n")
             assert not {"authorization", "cookie"} & request.headers.keys()
+
+    run(test)
+
+
+def test_no_proxy_of_the_environment_stands_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy that a variable names is not asked: who can set one could sign for every team."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
+
+    async def test() -> None:
+        async with RawServer(answering(_answer(b"{}"))) as server:
+            assert await jwks.fetch(f"{server.url}/jwks") == b"{}"
 
     run(test)
 

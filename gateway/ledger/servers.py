@@ -6,7 +6,7 @@ looked at before it is trusted with counters. Addresses, TLS and the topologies 
 
 import ssl
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from redis.asyncio.cluster import ClusterNode, RedisCluster
@@ -38,6 +38,11 @@ _TLS = (
 
 OLDEST = 7  #: Redis's version with which scripts can say `#!lua`; Valkey's first is 7.2
 
+_EXPECTED = (
+    "expected an address like redis://user:password@host:6379/0, with options of its kind if any; "
+    "/ ? # @ and % in a password are written as %2F %3F %23 %40 and %25"
+)
+
 _LOOK = (command("INFO", "server"), command("INFO", "memory"))
 
 
@@ -53,7 +58,7 @@ class Server:
     host: str
     port: int
     tls: ssl.SSLContext | None
-    login: tuple[bytes, ...]
+    login: tuple[bytes, ...] = field(repr=False)
     master: bool = False
 
     @property
@@ -105,8 +110,11 @@ def finder(store: Store, url: str | None) -> Finder:
     """By the store's kind. url: its address, of the embedded one too; with sentinels it may be None."""
     try:
         return _finder(store, url)
-    except (ValueError, RedisError, OSError) as error:  # ssl's errors are OSErrors
+    except OSError as error:  # ssl's errors too
         raise WrongAddress(f"store.url cannot be used: {error}") from error
+    except (ValueError, RedisError):
+        # Their words repeat what was no port or no option, which may be half a password. Neither goes on as a cause.
+        raise WrongAddress(f"store.url cannot be used: {_EXPECTED}") from None
 
 
 def _finder(store: Store, url: str | None) -> Finder:
