@@ -39,6 +39,9 @@ CROSSING_LOOKS = 3  # how often the pause looks: one look may fall together with
 FRESH_ENOUGH = 0.05  # seconds of idling for which no server has a time-out: one turn of the loop is grace enough
 LONGEST_PAUSE = 0.25  # seconds: a round trip told longer than this is a measuring error
 
+#: Statuses of a head that answers nothing: none came, or 408, by which some servers end an idle connection.
+_NO_ANSWER = frozenset({0, 408})
+
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _LAST_CHUNK = b"0\r\n\r\n"
 
@@ -116,6 +119,10 @@ class Transport(httpx.AsyncBaseTransport):
         if begun is None:
             return None
         connection, answer = begun
+        if answer.head.done():  # to less than the whole request: asked anew, it will be the same
+            connection.abort()
+            outgoing.progress.bytes_sent = 0
+            return None
         try:
             connection.write(payload[-1:], closing=True)
             await answer.head
@@ -126,7 +133,7 @@ class Transport(httpx.AsyncBaseTransport):
         return answer
 
     async def _begin_on_kept(self, outgoing: "_Outgoing", opening: bytes) -> tuple[Connection, Answer] | None:
-        """A kept connection that has taken `opening` and shown no sign of its end since, if there is one."""
+        """A kept connection that has taken `opening` and answered it or shown no sign of its end since, if any has."""
         connection = self._take(outgoing.origin)
         if connection is None:
             return None
@@ -136,6 +143,8 @@ class Transport(httpx.AsyncBaseTransport):
             connection.write(opening, closing=False)
             for _ in range(CROSSING_LOOKS if pause else 1):
                 await asyncio.sleep(pause / CROSSING_LOOKS)
+                if answer.head.done() and answer.status not in _NO_ANSWER:
+                    break
                 if answer.head.done() or not connection.is_quiet():
                     connection.abort()
                     outgoing.progress.bytes_sent = 0

@@ -230,6 +230,32 @@ def test_a_close_that_crosses_the_request(run: Run, ending: str) -> None:
     run(scenario())
 
 
+def test_an_answer_to_a_streams_head(run: Run) -> None:
+    """What a kept connection answers to a stream's head is its answer: nothing is sent once more."""
+
+    async def scenario() -> None:
+        async def script(peer: Peer) -> None:
+            await peer.read_request()
+            await peer.send(OK)
+            await peer.read_head()
+            await peer.send(b"HTTP/1.1 411 Length Required\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno")
+
+        async def body() -> AsyncGenerator[bytes, None]:
+            await asyncio.sleep(0.02)
+            yield Closing(b"once")
+
+        async with RawServer(script) as server:
+            transport = Transport()
+            assert await call(transport, server) == b"ok"
+            await asyncio.sleep(0.06)
+            response = await transport.handle_async_request(httpx.Request("POST", server.url, content=body()))
+            assert (response.status_code, await response.aread()) == (411, b"no")
+            assert server.accepted == 1
+            await transport.aclose()
+
+    run(scenario())
+
+
 @pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
 def test_the_stale_connection_race(run: Run, reset: bool) -> None:
     """Of 200 requests to a server that closes idle connections just then, none is unknown and none executed twice."""
