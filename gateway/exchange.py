@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, cast
 
+from gateway.core import idempotency
 from gateway.core.catalog import Account, Key, Model, Settings, Team
 from gateway.core.errors import GatewayError
 from gateway.core.orders import Order
@@ -60,7 +61,7 @@ class Exchange:
     model: Model | None = None
     cost: int = 0
     writer: FormWriter | None = field(default=None, repr=False)
-    digests: list[tuple[str, str]] = field(default_factory=list)  #: (name, SHA-256) of files, if a key is to match them
+    digests: list[tuple[str, str]] = field(default_factory=list)  #: (name, digest) of files
 
     account: Account | None = None
     admitted: bool = False  #: slots are held, nothing is charged
@@ -118,6 +119,12 @@ class Exchange:
         if self.order is None or self.model is None:
             raise AssertionError("the order is known once the body is complete")
         return self.order, self.model
+
+    def repeated(self) -> str:
+        """What the order has in common with its repetition by the same client."""
+        order, _ = self.ordered()
+        key = self.key.id if self.key is not None else ""
+        return idempotency.repeated(order, self.digests, team=self.known().id, key=key)
 
     def header(self, name: bytes) -> bytes | None:
         """The first header of this lower-case name."""

@@ -32,6 +32,19 @@ def unknown() -> OutcomeUnknown:
     return OutcomeUnknown(_UNKNOWN)
 
 
+def repeated(request_id: str, *, seconds: int) -> OutcomeUnknown:
+    """The answer to an order that was just made, charged, and cut off on its way: it is not made once more unasked.
+
+    seconds: for which that holds.
+    """
+    return OutcomeUnknown(
+        f"The answer to this same order was cut off a moment ago (request {request_id}); it was charged then. So that "
+        f"nobody buys it twice by repeating, it is not made again within {seconds} s, unless it is sent with a new "
+        "Idempotency-Key.",
+        extra={"charged": {"images": 0, "usd": 0.0}},
+    )
+
+
 def tell_charge(error: OutcomeUnknown, end: Settlement) -> None:
     error.extra["charged"] = {"images": end.images, "usd": end.cost / MICRO}
     error.headers["x-gateway-cost-usd"] = dollars(end.cost)

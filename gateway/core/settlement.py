@@ -31,12 +31,16 @@ class End(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """How a reservation ends: the final amounts. cost: micro-dollars; requests: 0 gives the request back too."""
+    """How a reservation ends: the final amounts. cost: micro-dollars; requests: 0 gives the request back too.
+
+    cut: the order (idempotency.repeated), where its answer was cut off on its way to the client.
+    """
 
     end: End
     images: int
     cost: int
     requests: int
+    cut: str = ""
 
 
 def committed(*, ordered: int, cost: int, made: int) -> Settlement:
@@ -52,9 +56,9 @@ def refunded(*, sent: bool) -> Settlement:
     return Settlement(End.REFUNDED, 0, 0, 1 if sent else 0)
 
 
-def presumed(*, ordered: int, cost: int) -> Settlement:
+def presumed(*, ordered: int, cost: int, cut: str = "") -> Settlement:
     """Whether it was made cannot be known: charged in full, and flagged as unknown."""
-    return Settlement(End.PRESUMED, ordered, cost, 1)
+    return Settlement(End.PRESUMED, ordered, cost, 1, cut)
 
 
 #: Statuses whose request the upstream judged and declined; its own words help the team.

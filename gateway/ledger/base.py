@@ -1,7 +1,7 @@
 """What the pipeline asks of a ledger. Each call raises StoreUnavailable within a second when the store is away."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from gateway.core.quota import Charge, Rule, RuleState, Verdict
@@ -10,7 +10,11 @@ from gateway.core.settlement import Settlement
 
 @dataclass(frozen=True, slots=True)
 class Booking:
-    """Whose order it is and how it stands in the usage ledger. cost: micro-dollars; zone: IANA, its days."""
+    """Whose order it is and how it stands in the usage ledger. cost: micro-dollars; zone: IANA, its days.
+
+    repeated: tells what a repetition of the order has in common with it (idempotency.repeated); asked for while there
+    are cut answers that somebody may be repeating. None where an Idempotency-Key sees to that.
+    """
 
     team: str
     zone: str
@@ -22,6 +26,7 @@ class Booking:
     quality: str
     images: int
     cost: int
+    repeated: Callable[[], str] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +52,7 @@ class Ledger(Protocol):
         """Take the slots among `charges` and look whether one of `orders` (indices into it) would fit."""
 
     async def reserve(self, rid: str, charges: Sequence[Charge], booking: Booking) -> Verdict:
-        """Take all of `charges` or none."""
+        """Take all of `charges` or none. Raises OutcomeUnknown where an answer to the same order was just cut off."""
 
     async def settle(self, rid: str, settlement: Settlement) -> bool:
         """End it; False if it had ended before. Never raises: an end that cannot be delivered now is kept for later."""

@@ -10,6 +10,7 @@ local KEEP_PRESUMED = 24 * KEEP -- how long a definite outcome may still replace
 local AWAY = 10 * 1000        -- no call for this long: the store was away, and so were the renewals of its leases
 local GRACE = 30 * 1000       -- after that, no lease ends for this long
 local USAGE_KEPT = 400 * 86400
+local REPEATED = 60 * 1000    -- how long an order whose answer was cut off is not made again
 local SKEW = 5 * 1000         -- how far a clock may be from where it was seen to go
 
 local function record(id)
@@ -43,16 +44,18 @@ local function take_slots(id, rec, ask, seen, states, now)
 end
 
 -- Frees the slots of leases that ran out, unless the store is just back from being away.
--- Gives whether it is, and until when there are grants by command (0: there are none).
+-- Gives whether it is, until when there are grants by command, and until when there are marks of cut answers (0: there
+-- are none).
 local function end_leases(now)
-  local meta = redis.call('HMGET', META, 'last', 'grace', 'granting')
-  local last, grace, granting = tonumber(meta[1] or now), tonumber(meta[2] or '0'), tonumber(meta[3] or '0')
+  local meta = redis.call('HMGET', META, 'last', 'grace', 'granting', 'cuts')
+  local last, grace = tonumber(meta[1] or now), tonumber(meta[2] or '0')
+  local granting, cuts = tonumber(meta[3] or '0'), tonumber(meta[4] or '0')
   if now - last > AWAY then
     grace = now + GRACE
     redis.call('HSET', META, 'grace', grace)
   end
   redis.call('HSET', META, 'last', now)
-  if grace > now then return true, granting end
+  if grace > now then return true, granting, cuts end
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, 200)) do
     local rec = record(id)
     if rec then
@@ -61,7 +64,7 @@ local function end_leases(now)
     end
     redis.call('ZREM', LEASES, id)
   end
-  return false, granting
+  return false, granting, cuts
 end
 
 -- Who calls, and what it knows: ask.by = {worker, number of this call, number of its last one that was answered, epoch,

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 from redis.exceptions import RedisError, ResponseError
 
+from gateway.core import outcomes
 from gateway.core.errors import StoreUnavailable
 from gateway.core.quota import Charge, Per, Rule, RuleState, Verdict
 from gateway.core.settlement import End, Settlement
@@ -40,6 +41,7 @@ _STALE, _OFF = (
     -1,
     -3,
 )  # statuses of the scripts: our windows do not hold its present, its clock is not where we saw it go
+_WHICH, _CUT = -4, -5  # statuses of reserve: the order has to be named; it was cut off before
 _UNKNOWN = -1  #: status of settle
 _SIGNED = frozenset({"admit", "reserve", "settle", "beat"})  # what writes, and would tell of a loss
 
@@ -91,19 +93,26 @@ class RedisLedger:
                 rid, team, charges, orders, calendar=self._calendar, now=now, patience=int(self.patience * 1000)
             )
 
-        return await self._decide("admit", rid, charges, ask)
+        return self._verdict(rid, charges, await self._answer("admit", rid, ask))
 
     async def reserve(self, rid: str, charges: Sequence[Charge], booking: Booking) -> Verdict:
+        order = None if booking.repeated is not None else ""
+
         def ask(now: int) -> bytes:
+            deadline = int(self.deadline * 1000)
             return scripts.reservation(
-                rid, charges, booking, calendar=self._calendar, now=now, deadline=int(self.deadline * 1000)
+                rid, charges, booking, calendar=self._calendar, now=now, deadline=deadline, order=order
             )
 
-        return await self._decide("reserve", rid, charges, ask)
+        answer = await self._answer("reserve", rid, ask)
+        if answer[0] == _WHICH and booking.repeated is not None:
+            order = scripts.cut(self._keys[-1], booking.repeated())
+            answer = await self._answer("reserve", rid, ask)
+        if answer[0] == _CUT:
+            raise outcomes.repeated(answer[3], seconds=-(-answer[2] // 1000))
+        return self._verdict(rid, charges, answer)
 
-    async def _decide(
-        self, operation: str, rid: str, charges: Sequence[Charge], ask: Callable[[int], bytes]
-    ) -> Verdict:
+    async def _answer(self, operation: str, rid: str, ask: Callable[[int], bytes]) -> Any:
         if not self.up or rid in self._owed:
             # Nothing is asked, so there will be nothing to take back but the slots of an earlier answer. What is still
             # to be taken back under this id would take back this answer too.
@@ -116,6 +125,9 @@ class RedisLedger:
             # It may have been taken without our knowing. The tombstone this leaves also refuses a late arrival.
             self._owe(rid, Settlement(End.REFUNDED, 0, 0, 0))
             raise
+        return answer
+
+    def _verdict(self, rid: str, charges: Sequence[Charge], answer: Sequence[int]) -> Verdict:
         if answer[0] < 0:
             raise StoreUnavailable(_AWAY)
         verdict = scripts.verdict(charges, answer)
@@ -139,7 +151,7 @@ class RedisLedger:
     async def settle(self, rid: str, settlement: Settlement) -> bool:
         self._leases.discard(rid)
         try:
-            status, before = await self._call("settle", scripts.settlement(rid, settlement))
+            status, before = await self._call("settle", scripts.settlement(rid, settlement, self._keys[-1]))
         except StoreUnavailable:
             self._owe(rid, settlement)
             return True
@@ -288,7 +300,7 @@ class RedisLedger:
                     raise result
 
     async def _hand_over(self, rid: str, settlement: Settlement) -> None:
-        await self._call("settle", scripts.settlement(rid, settlement))
+        await self._call("settle", scripts.settlement(rid, settlement, self._keys[-1]))
         self._owed.pop(rid, None)
 
     def now(self) -> float:

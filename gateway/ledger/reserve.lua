@@ -6,15 +6,17 @@
 --   lease       ms that slots are held without a renewal
 --   deadline    ms until the charge is presumed
 --   labels, images, cost   of the whole order, for the usage ledger
+--   order       key under which a cut answer to this order is marked; '' where nobody is to look, none if not known yet
 --   days        [[from, till, period, ...], ...] this day and the next: the periods the order is booked under
 -- Gives {status, now, rules..., thresholds...} (rules.lua: answer, warn): status 1 reserved, 0 refused, 2 this id was
 -- reserved before, -1 the windows or the days do not hold `now`, -2 this id has ended, -3 the clock is off
--- (records.lua: is_off).
+-- (records.lua: is_off), -4 `order` has to be known; {-5, now, ms left, id} the answer to the same order, under that id,
+-- was cut off on its way to the client, who may be repeating it without knowing what it has bought.
 local ask = cjson.decode(ARGV[1])
 local now = clock()
 if is_off(ask, now) then return {-3, now} end
 witness(ask)
-local _, granting = end_leases(now)
+local _, granting, cuts = end_leases(now)
 
 local rec = record(ask.id)
 if rec and rec.state ~= 'admitted' and rec.state ~= 'reserved' then return {-2, now} end
@@ -29,6 +31,11 @@ local held = {}
 for _, name in ipairs(rec and rec.slots or {}) do held[name] = true end
 local states = judge(ask, seen, now, granting, function(c) return again or held[c.k] end)
 if again then return answer(2, ask, seen, states, now) end
+if now < cuts and ask.order ~= '' then
+  if not ask.order then return {-4, now} end
+  local cut = redis.call('HMGET', ask.order, 'rid', 'until')
+  if cut[1] and now < tonumber(cut[2]) then return {-5, now, tonumber(cut[2]) - now, cut[1]} end
+end
 for _, state in ipairs(states) do
   if state.binding then return answer(0, ask, seen, states, now) end
 end

@@ -121,9 +121,16 @@ def admission(
 
 
 def reservation(
-    rid: str, charges: Sequence[Charge], booking: Booking, *, calendar: Calendar, now: int, deadline: int
+    rid: str,
+    charges: Sequence[Charge],
+    booking: Booking,
+    *,
+    calendar: Calendar,
+    now: int,
+    deadline: int,
+    order: str | None = None,
 ) -> bytes:
-    """deadline: ms until the charge is presumed."""
+    """deadline: ms until the charge is presumed; order: see reserve.lua."""
     bounds = calendar.bounds(Per.DAY, booking.zone, now)
     ask = counters_and_rules(charges, calendar, now)
     ask |= {
@@ -140,6 +147,8 @@ def reservation(
             for start, stop in ((bounds.start, bounds.end), (bounds.end, bounds.following))
         ],
     }
+    if order is not None:
+        ask["order"] = order
     return dumps(ask)
 
 
@@ -153,15 +162,23 @@ def periods(team: str, zone: str, now: int) -> tuple[str, str]:
     return f"{team}:{day:%Y-%m-%d}", f"{team}:{day:%Y-%m}"
 
 
-def settlement(rid: str, end: Settlement) -> bytes:
-    ask = {
+def settlement(rid: str, end: Settlement, prefix: str) -> bytes:
+    """prefix: the last of `keys`."""
+    ask: dict[str, object] = {
         "id": rid,
         "end": end.end.value,
         "images": end.images,
         "cost": end.cost,
         "requests": end.requests,
     }
+    if end.cut:
+        ask["cut"] = cut(prefix, end.cut)
     return dumps(ask)
+
+
+def cut(prefix: str, repeated: str) -> str:
+    """The key under which a cut answer is marked. prefix: the last of `keys`."""
+    return f"{prefix.removesuffix('u:')}c:{repeated}"
 
 
 def verdict(charges: Sequence[Charge], answer: Sequence[int]) -> Verdict:

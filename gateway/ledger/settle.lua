@@ -1,10 +1,17 @@
 -- Ends a reservation. A second end changes nothing, but a definite one replaces a presumption, once.
--- ARGV[1], JSON: id; end: committed | refunded | presumed; final amounts: images, cost, requests
+-- ARGV[1], JSON: id; end: committed | refunded | presumed; final amounts: images, cost, requests; cut: key to mark the
+-- order under whose answer was cut off on its way to the client | none
 -- Gives {status, state before}: 1 ended now, 0 it had ended already, -1 unknown id.
 local ask = cjson.decode(ARGV[1])
 local now = clock()
 witness(ask)
 local rec = record(ask.id)
+
+if ask.cut then
+  redis.call('HSET', ask.cut, 'rid', ask.id, 'until', now + REPEATED)
+  redis.call('PEXPIRE', ask.cut, 2 * REPEATED)
+  redis.call('HSET', META, 'cuts', now + REPEATED)
+end
 
 local function remember(state)
   redis.call('ZREM', OPEN, ask.id)

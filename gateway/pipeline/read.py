@@ -9,12 +9,12 @@ import hashlib
 import time
 from collections.abc import AsyncGenerator, Callable
 from secrets import token_hex
-from typing import cast
+from typing import Protocol, cast
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import exchange as exchanges
-from gateway.core import framing, jsonbody, multipart, orders
+from gateway.core import framing, idempotency, jsonbody, multipart, orders
 from gateway.core.errors import ClientGone, RequestTimeout, RequestTooLarge, UnsupportedMediaType
 from gateway.core.multipart import Field, FileBegan, FileData, FormReader
 from gateway.core.png import PngHead, check_mask_size
@@ -133,8 +133,9 @@ def _form(exchange: Exchange, source: _Source) -> AsyncGenerator[Message, None]:
     if (framing.content_length(exchange.headers) or 0) > most:
         raise RequestTooLarge(f"An edit's body is larger than {most} bytes, more than its images and texts may be.")
     exchange.writer = FormWriter(token_hex(16), max_images=images)
-    digests = exchange.digests if exchange.header(b"idempotency-key") is not None else None
-    return _read_form(exchange, source, FormReader(boundary, limits=limits), _Form(exchange.writer, digests))
+    summed = hashlib.sha256 if exchange.header(b"idempotency-key") is not None else idempotency.Ends
+    form = _Form(exchange.writer, exchange.digests, summed)
+    return _read_form(exchange, source, FormReader(boundary, limits=limits), form)
 
 
 async def _read_form(
@@ -151,16 +152,25 @@ async def _read_form(
     yield _message(b"", more=False)
 
 
+class _Sum(Protocol):
+    """What hashlib's digests have."""
+
+    def update(self, data: bytes, /) -> None: ...
+
+    def hexdigest(self) -> str: ...
+
+
 class _Form:
     """What has come of a form: its texts, its files' names, and the first image's and the mask's size.
 
-    digests: where the files' names and SHA-256 are to be put down; None if nobody will ask.
+    digests: where the files' names and digests are put down, which `summed` gives.
     """
 
-    def __init__(self, writer: FormWriter, digests: list[tuple[str, str]] | None) -> None:
+    def __init__(self, writer: FormWriter, digests: list[tuple[str, str]], summed: Callable[[], _Sum]) -> None:
         self._writer = writer
         self._digests = digests
-        self._sum = hashlib.sha256()
+        self._summed = summed
+        self._sum = summed()
         self.fields: dict[str, str] = {}
         self.files: list[str] = []
         self._head = PngHead("image")
@@ -176,11 +186,10 @@ class _Form:
             self.files.append(event.name)
             self._head = PngHead("mask" if event.name == "mask" else "image")
             self._held = [self._writer.file_head(event.name)]
-            self._sum = hashlib.sha256()
+            self._sum = self._summed()
             return []
         if isinstance(event, FileData):
-            if self._digests is not None:
-                self._sum.update(event.data)
+            self._sum.update(event.data)
             if self._head.size is not None:
                 return [event.data]
             self._head.feed(event.data)
@@ -191,8 +200,7 @@ class _Form:
             held, self._held = self._held, []
             return held
         self._head.close()
-        if self._digests is not None:
-            self._digests.append((self._head.param, self._sum.hexdigest()))
+        self._digests.append((self._head.param, self._sum.hexdigest()))
         return [self._writer.file_tail()]
 
     def _check_size(self, size: tuple[int, int]) -> None:

@@ -136,6 +136,7 @@ class _Taking:
             quality=order.quality,
             images=order.n,
             cost=self.exchange.cost,
+            repeated=None if self.exchange.header(b"idempotency-key") is not None else self.exchange.repeated,
         )
 
     async def _take(self, ask: Ask) -> Verdict | None:

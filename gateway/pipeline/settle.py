@@ -81,7 +81,9 @@ class _Ending:
         if definite or not exchange.released:
             await self._settle(settlement.refunded(sent=sent))
         else:
-            await self._settle(settlement.presumed(ordered=order.n, cost=exchange.cost))
+            # Of an answer that is on its way the client sees no error, only its end: many repeat the order then.
+            cut = exchange.repeated() if exchange.made is not None and not exchange.whole else ""
+            await self._settle(settlement.presumed(ordered=order.n, cost=exchange.cost, cut=cut))
         if isinstance(error, OutcomeUnknown) and exchange.settlement is not None:
             outcomes.tell_charge(error, exchange.settlement)
 

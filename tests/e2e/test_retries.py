@@ -50,6 +50,10 @@ ONCE_MORE = Sent(openai=2, ai=2, curl=2)
 TILL_OVER = Sent(openai=range(2, 4), ai=range(2, 4), curl=range(2, 5))
 
 
+#: What is asked for again by who does that when an answer breaks off; what that gets is a 424.
+TILL_CUT = Sent(openai=range(1, 3), ai=2, curl=range(1, 5))
+
+
 def refusals() -> Iterator[Row]:
     """What the gateway refuses by itself."""
     yield Row(when="401", key="not-a-key", status=401, code="invalid_api_key")
@@ -126,8 +130,18 @@ def ridden_out() -> Iterator[Row]:
     )
 
 
+#: What is cut off behind a status of 200. It ends in no answer, or in the 424 to whoever asks for it again.
+CUT = tuple(
+    Row(when=when, script=Behaviour(pad=200_000, **fault), image=image, sent=TILL_CUT, paid=1)
+    for when, fault, image in (
+        ("long answer, cut", {"fault": "cut"}, None),
+        ("long answer, reset", {"fault": "reset", "after": 100_000}, None),
+        ("long answer to an edit, cut", {"fault": "cut"}, "small"),
+    )
+)
+
 #: What is met by all at once.
-TOGETHER = (*refusals(), *upstream_answers(), *unknowns(), *ridden_out())
+TOGETHER = (*refusals(), *upstream_answers(), *unknowns(), *ridden_out(), *CUT)
 
 
 def passing(when: str, *, image: str | None = None, team: str = "plain", stalled: bool = False) -> Row:
@@ -274,7 +288,7 @@ def matrix(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[l
 @pytest.mark.slow
 @pytest.mark.npm
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.when)
+@pytest.mark.parametrize("row", [row for row in ROWS if row not in CUT], ids=lambda row: row.when)
 def test_sent_and_paid(matrix: list[Seen], row: Row) -> None:
     """Each client sends the row as often as is good, ends with its answer, and what was made of it is charged once."""
     found = [each for each in matrix if each.row.when == row.when]
@@ -284,6 +298,23 @@ def test_sent_and_paid(matrix: list[Seen], row: Row) -> None:
         assert (each.paid, each.charged) == (row.paid, row.paid), each
         assert (each.told.status, each.told.code) == (row.status, row.code), each
         assert each.told.images == (1 if row.status == 200 else 0), each
+
+
+@pytest.mark.slow
+@pytest.mark.npm
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("row", CUT, ids=lambda row: row.when)
+def test_what_is_cut_off_is_bought_once(matrix: list[Seen], row: Row) -> None:
+    """Who repeats an order whose long answer was cut off is told that it is paid for; the upstream makes it once."""
+    found = [each for each in matrix if each.row.when == row.when]
+    assert tuple(each.client.name for each in found) == CLIENTS
+    for each in found:
+        assert (each.paid, each.charged) == (1, 1), each
+        assert each.sent in row.sent.by(each.client.family), each
+        assert each.told.images == 0, each
+        assert each.told.code == ("upstream_outcome_unknown" if each.sent > 1 else None), each
+    repeating = {each.client.name for each in found if each.sent > 1}
+    assert repeating == {"openai-python 2", "openai-python 3", "AI SDK 6", "curl, all errors"}
 
 
 @pytest.mark.slow

@@ -18,15 +18,20 @@ from tests.ledger.counters import HOUR, SECOND, SLIDING, Counters, Place, State
 
 LEASE, AWAY, GRACE = 30 * SECOND, 10 * SECOND, 30 * SECOND
 KEEP, KEEP_PRESUMED = HOUR, 24 * HOUR
+REPEATED = 60 * SECOND
 LIVE = ("admitted", "reserved")
 
 
 class Answer(NamedTuple):
-    """1 done, 0 refused, 2 done before, -2 this id has ended. passed: (place of a rule, threshold) to be told of."""
+    """1 done, 0 refused, 2 done before, -2 this id has ended, -5 the answer to this order was cut off.
+
+    passed: (place of a rule, threshold) to be told of. cut: ms for which the order is not made again, whose it was.
+    """
 
     status: int
     states: tuple[State, ...] = ()
     passed: tuple[tuple[int, int], ...] = ()
+    cut: tuple[int, str] | None = None
 
 
 class Taken(NamedTuple):
@@ -57,6 +62,7 @@ class Model:
         self.grace = 0
         self.told: dict[tuple[str, str, int], tuple[date | int, int]] = {}
         self.commands: set[str] = set()
+        self.cut: dict[str, tuple[str, int]] = {}
 
     @property
     def now(self) -> int:
@@ -91,6 +97,9 @@ class Model:
         ]
         if again:
             return self._answer(2, charges, refused)
+        whose, until = self.cut.get(booking.repeated() if booking.repeated else "", ("", 0))
+        if self.now < until:
+            return Answer(-5, cut=(until - self.now, whose))
         if any(over and charge.rule.mode == "enforce" for over, charge in zip(refused, charges, strict=True)):
             return self._answer(0, charges, refused)
         mine = self.reservations.setdefault(rid, Reservation("reserved"))
@@ -104,6 +113,8 @@ class Model:
 
     def settle(self, rid: str, end: Settlement) -> tuple[int, str]:
         """End it once; a definite end replaces a presumption, once. A refund of the unknown forbids it for later."""
+        if end.cut:
+            self.cut[end.cut] = rid, self.now + REPEATED
         mine = self.reservations.get(rid)
         if mine is None:
             if end.end == "refunded":

@@ -102,13 +102,20 @@ class Store:
         return self._decide("admit", charges, ask(self.now + self.skew), ask(self.now))
 
     def reserve(self, rid: str, charges: Sequence[Charge], booking: Booking) -> Answer:
-        def ask(now: int) -> bytes:
-            return scripts.reservation(rid, charges, booking, calendar=Calendar(), now=now, deadline=self.deadline)
+        def ask(now: int, order: str | None) -> bytes:
+            return scripts.reservation(
+                rid, charges, booking, calendar=Calendar(), now=now, deadline=self.deadline, order=order
+            )
 
-        return self._decide("reserve", charges, ask(self.now + self.skew), ask(self.now))
+        order = None if booking.repeated else ""
+        answer = self._decide("reserve", charges, ask(self.now + self.skew, order), ask(self.now, order))
+        if answer.status == -4 and booking.repeated:
+            order = scripts.cut(self.keys[-1], booking.repeated())
+            answer = self._decide("reserve", charges, ask(self.now + self.skew, order), ask(self.now, order))
+        return answer
 
     def settle(self, rid: str, end: Settlement) -> tuple[int, str]:
-        status, before = self.call("settle", scripts.settlement(rid, end))
+        status, before = self.call("settle", scripts.settlement(rid, end, self.keys[-1]))
         return int(status), str(before)
 
     def beat(self, renew: Sequence[str]) -> list[tuple[str, int, int]]:
@@ -185,7 +192,7 @@ class Store:
             if answer[0] != -1:
                 break
         if answer[0] < 0:
-            return Answer(answer[0])
+            return Answer(answer[0], cut=(answer[2], str(answer[3])) if answer[0] == -5 else None)
         verdict = scripts.verdict(charges, answer)
         assert verdict.admitted == (answer[0] in (1, 2))
         return Answer(

@@ -257,6 +257,7 @@ def test_sentinels_name_a_new_master(program: Path, how: signal.Signals) -> None
             before = await reserve(ledger, "before")
             assert before.admitted
             with group.master.client() as client:
+                client.set("written-here", 1)  # WAIT is for what this connection has written
                 assert client.wait(1, 2000) == 1, "the replica has it"
             group.master.signal(how)
             seconds = await back(ledger)
@@ -307,6 +308,9 @@ def test_a_cluster_goes_on_when_our_node_is_lost() -> None:
 
         def lose() -> None:
             with holder.client() as client:
+                client.set(
+                    scripts.keys(NAMESPACE)[0] + ":written-here", 1
+                )  # WAIT is for what this connection has written
                 assert client.wait(1, 2000) == 1, "the replica has it"
             holder.signal(signal.SIGKILL)
 
