@@ -28,6 +28,8 @@ from gateway.app import build_admin, build_app
 from gateway.core.catalog import Settings
 from gateway.core.changes import differences, told
 from gateway.core.errors import GatewayError, StoreUnavailable
+from gateway.core.quota import MICRO
+from gateway.core.settlement import Settlement
 from gateway.lastuse import LastUse
 from gateway.ledger.administration import Administration
 from gateway.ledger.administration import told as told_of
@@ -100,6 +102,7 @@ async def assembled(path: Path, settings: Settings, store: Finder, folder: Path)
         observe=observed,
         presumed=tally.presumed,
         forgot=partial(_tell_loss, slot),
+        unbooked=_tell_unbooked,
     )
 
     def in_force(now: Settings) -> None:
@@ -156,6 +159,12 @@ def _tell_loss(slot: int, times: int) -> None:
     """All workers hear of it: one of them tells it for the host."""
     if slot == 0:
         logs.line("store history lost: what was used since its last state is forgotten", logging.ERROR, times=times)
+
+
+def _tell_unbooked(rid: str, end: Settlement, why: str) -> None:
+    """A line for each: an invoice can be set right by them."""
+    facts = {"images": end.images, "cost_usd": end.cost / MICRO, "end": end.end.value, "reason": why}
+    logs.line("charge not in the usage ledger", logging.ERROR, reservation_id=rid, **facts)
 
 
 def _tell_reload(

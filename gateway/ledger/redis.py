@@ -56,7 +56,8 @@ class RedisLedger:
 
     deadline, patience: seconds until a charge is presumed, and until an admission is forgotten.
     observe(operation, seconds, failed) is told of every call; presumed(charges) of what a beat ended; forgot(times)
-    when the store turns out to have lost history. wall, steady: our clocks, seconds.
+    when the store turns out to have lost history; unbooked(id, end, why) of images that stand in no usage because the
+    store has lost their reservation or their end could not be kept for it. wall, steady: our clocks, seconds.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class RedisLedger:
         observe: Callable[[str, float, bool], None],
         presumed: Callable[[list[Presumed]], None],
         forgot: Callable[[int], None] = lambda _: None,
+        unbooked: Callable[[str, Settlement, str], None] = lambda *_: None,
         wall: Callable[[], float] = time.time,
         steady: Callable[[], float] = uptime,
     ) -> None:
@@ -76,7 +78,7 @@ class RedisLedger:
         self._namespace, self._keys = namespace, scripts.keys(namespace)
         self._scripts = {name: scripts.load(name) for name in scripts.NAMES}
         self.deadline, self.patience = deadline, patience
-        self._observe, self._presumed, self._forgot = observe, presumed, forgot
+        self._observe, self._presumed, self._forgot, self._unbooked = observe, presumed, forgot, unbooked
         self._calendar = Calendar()
         self._clock = StoreClock(steady, wall)
         self._witness = Witness(self._clock)
@@ -151,7 +153,7 @@ class RedisLedger:
     async def settle(self, rid: str, settlement: Settlement) -> bool:
         self._leases.discard(rid)
         try:
-            status, before = await self._call("settle", scripts.settlement(rid, settlement, self._keys[-1]))
+            status, before = await self._end(rid, settlement)
         except StoreUnavailable:
             self._owe(rid, settlement)
             return True
@@ -284,11 +286,20 @@ class RedisLedger:
         if ended:
             self._presumed(ended)
 
+    async def _end(self, rid: str, settlement: Settlement) -> tuple[int, str]:
+        status, before = await self._call("settle", scripts.settlement(rid, settlement, self._keys[-1]))
+        if status == _UNKNOWN and settlement.images:
+            self._unbooked(rid, settlement, "the store has lost its reservation")
+        return status, before
+
     def _owe(self, rid: str, settlement: Settlement) -> None:
         self._leases.discard(rid)
-        if len(self._owed) < OWED:
+        if len(self._owed) < OWED or rid in self._owed:
             self._owed[rid] = settlement
             self._awaited.set()
+        elif settlement.images:
+            # Its charge will be presumed: an answer that had fewer images, or none, is not booked as that.
+            self._unbooked(rid, settlement, "too many ends wait for the store")
 
     async def _deliver(self) -> None:
         owed = list(self._owed.items())
@@ -300,7 +311,7 @@ class RedisLedger:
                     raise result
 
     async def _hand_over(self, rid: str, settlement: Settlement) -> None:
-        await self._call("settle", scripts.settlement(rid, settlement, self._keys[-1]))
+        await self._end(rid, settlement)
         self._owed.pop(rid, None)
 
     def now(self) -> float:

@@ -30,7 +30,7 @@ local again = rec and rec.state == 'reserved'
 local held = {}
 for _, name in ipairs(rec and rec.slots or {}) do held[name] = true end
 local states = judge(ask, seen, now, granting, function(c) return again or held[c.k] end)
-if again then return answer(2, ask, seen, states, now) end
+if again then return warn(answer(2, ask, seen, states, now), ask, seen, states, now, true) end
 if now < cuts and ask.order ~= '' then
   if not ask.order then return {-4, now} end
   local cut = redis.call('HMGET', ask.order, 'rid', 'until')

@@ -5,7 +5,7 @@
 --            counter: its place in ask.counters, from 1; grants: those of the config; percents: thresholds that warn
 -- In RULES, by kind, counter and mode, so that a rule may be renamed and its limit changed:
 --   grants   packed {{amount, until, by, reason, at}, ...}: what commands have granted (administer.lua)
---   warned   and percent: packed {window, level}: that it was told of this window, and of which height
+--   warned   and percent: packed {window, level, id}: that it was told of this window, of which height, and to whom
 local FLEETING = 3600 * 1000 -- requests in flight have no window: their thresholds are told once in so many ms
 
 local function kept_under(kind, ask, rule)
@@ -58,8 +58,9 @@ local function answer(status, ask, seen, states, now)
 end
 
 -- Adds to an answer each threshold that this charge is the first to find passed in its window: rule, percent, ...
--- A limit that was changed has thresholds of another height, which are told anew once they are higher.
-local function warn(out, ask, seen, states, now)
+-- A limit that was changed has thresholds of another height, which are told anew once they are higher. again: the same
+-- call as before, whose answer was lost: it is told what it was told.
+local function warn(out, ask, seen, states, now, again)
   for i, rule in ipairs(ask.rules) do
     for at = 1, rule[6] and #rule[6] or 0 do
       local c, after, level = ask.counters[rule[1]], seen[rule[1]], math.ceil(states[i].limit * rule[6][at] / 100)
@@ -67,8 +68,11 @@ local function warn(out, ask, seen, states, now)
         local span = c.len or (c.w == 'slot' and FLEETING)
         local name = kept_under('warned', ask, rule) .. '|' .. rule[6][at]
         local told = unpacked(redis.call('HGET', RULES, name))
-        if not told or told[1] < (span and now - span + 1 or after.start) or told[2] < level then
-          redis.call('HSET', RULES, name, cmsgpack.pack({span and now or after.start, level}))
+        local due = not told or told[1] < (span and now - span + 1 or after.start) or told[2] < level
+        if due and not again then
+          redis.call('HSET', RULES, name, cmsgpack.pack({span and now or after.start, level, ask.id}))
+        end
+        if due and not again or again and told and told[3] == ask.id then
           out[#out + 1] = i
           out[#out + 1] = rule[6][at]
         end

@@ -60,7 +60,7 @@ class Model:
         self.usage: dict[tuple[str, str], int] = defaultdict(int)
         self.last: int | None = None  # nobody has called yet
         self.grace = 0
-        self.told: dict[tuple[str, str, int], tuple[date | int, int]] = {}
+        self.told: dict[tuple[str, str, int], tuple[date | int, int, str]] = {}
         self.commands: set[str] = set()
         self.cut: dict[str, tuple[str, int]] = {}
 
@@ -96,7 +96,7 @@ class Model:
             not again and charge.rule.counter not in held and self.counters.is_over(charge) for charge in charges
         ]
         if again:
-            return self._answer(2, charges, refused)
+            return self._answer(2, charges, refused)._replace(passed=tuple(self._passed(charges, rid, again=True)))
         whose, until = self.cut.get(booking.repeated() if booking.repeated else "", ("", 0))
         if self.now < until:
             return Answer(-5, cut=(until - self.now, whose))
@@ -109,7 +109,7 @@ class Model:
         self._take_slots(rid, charges)
         for rule, amount in {c.rule.counter: (c.rule, c.amount) for c in charges if not _is_slot(c)}.values():
             mine.taken.append(Taken(rule, self.counters.take(rule, amount), amount))
-        return self._answer(1, charges, refused)._replace(passed=tuple(self._passed(charges)))
+        return self._answer(1, charges, refused)._replace(passed=tuple(self._passed(charges, rid)))
 
     def settle(self, rid: str, end: Settlement) -> tuple[int, str]:
         """End it once; a definite end replaces a presumption, once. A refund of the unknown forbids it for later."""
@@ -172,24 +172,29 @@ class Model:
             self.counters.correct(rule, used)
             self.commands.add(id_)
 
-    def _passed(self, charges: Sequence[Charge]) -> Iterator[tuple[int, int]]:
-        """Thresholds that this charge is the first in their window to find passed, or passed at a new height."""
+    def _passed(self, charges: Sequence[Charge], rid: str, *, again: bool = False) -> Iterator[tuple[int, int]]:
+        """Thresholds that this charge is the first in their window to find passed, or passed at a new height.
+
+        again: those that this reservation was told of before.
+        """
         for number, rule in enumerate(charge.rule for charge in charges):
             used, limit = self.counters.used(rule), self.counters.limit(rule)
             present: date | int = self.now
             span = SLIDING.get(rule.per, HOUR) if rule.per else HOUR
             if rule.unit is not Unit.CONCURRENT and rule.per not in SLIDING:
-                present = max(at for at in self.counters.live(rule) if isinstance(at, date))
+                present = max((at for at in self.counters.live(rule) if isinstance(at, date)), default=self.now)
             for percent in rule.warn_at:
                 level = -(-limit * percent // 100)
                 key = (rule.counter, rule.mode, percent)
-                window, height = self.told.get(key, (None, 0))
+                window, height, whom = self.told.get(key, (None, 0, ""))
                 if isinstance(window, date):
                     told = window == present and height >= level
                 else:
                     told = window is not None and self.now - window < span and height >= level
-                if 0 < used >= level and not told:
-                    self.told[key] = present, level
+                if 0 < used >= level and again and whom == rid:
+                    yield number, percent
+                if 0 < used >= level and not again and not told:
+                    self.told[key] = present, level, rid
                     yield number, percent
 
     def _answer(self, status: int, charges: Sequence[Charge], refused: Sequence[bool]) -> Answer:

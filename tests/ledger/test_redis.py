@@ -52,6 +52,7 @@ class Seen:
     calls: list[tuple[str, float, bool]] = field(default_factory=list)
     presumed: list[Presumed] = field(default_factory=list)
     forgot: list[int] = field(default_factory=list)
+    unbooked: list[tuple[str, int]] = field(default_factory=list)
 
 
 @asynccontextmanager
@@ -76,6 +77,7 @@ async def working(
         wall=wall,
         steady=steady,
         forgot=seen.forgot.append,
+        unbooked=lambda rid, end, _: seen.unbooked.append((rid, end.images)),
     )
     await ledger.connect(5)
     beat = asyncio.create_task(ledger.run()) if beating else None
@@ -737,14 +739,41 @@ def _lose_the_last(client: Any) -> None:
 
 
 def test_an_order_that_the_store_forgot_ends_as_its_first_end(url: str) -> None:
-    """What was made while the store lost its reservation is said to have ended now, so that this host counts it."""
+    """What was made while the store lost its reservation is said to have ended now, so that this host counts it; its
+    usage does not have it, and that is told. A refund of such a one says nothing.
+    """
 
     async def main() -> None:
-        async with working(url) as ledger:
-            await reserve(ledger, "r")
+        seen = Seen()
+        async with working(url, seen=seen) as ledger:
+            for rid in ("r", "kept", "back"):
+                await reserve(ledger, rid)
+            assert await ledger.settle("kept", ONE)
             with connected(url) as client:
                 client.flushall()
             assert await ledger.settle("r", ONE)
+            assert await ledger.settle("back", settlement.refunded(sent=True))
+            assert seen.unbooked == [("r", 1)]
+
+    asyncio.run(main())
+
+
+def test_an_end_that_finds_no_room_is_told(store: EmbeddedStore) -> None:
+    """Where more ends wait for the store than are kept, those left out are named, and all others delivered."""
+
+    async def main() -> None:
+        seen = Seen()
+        async with working(store.url, seen=seen) as ledger:
+            await reserve(ledger, "made")
+            await reserve(ledger, "later")
+            kill_kept(store)
+            await ledger.settle("made", ONE)
+            for i in range(OWED - 1):
+                await ledger.settle(f"other{i}", settlement.refunded(sent=False))
+            await ledger.settle("later", ONE)
+            assert seen.unbooked == [("later", 1)]
+            start_again(store)
+            await until(lambda: booked(ledger), 1)
 
     asyncio.run(main())
 
