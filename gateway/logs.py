@@ -4,10 +4,12 @@ What must never be printed has no way here: a line is made of named facts alone,
 exceptions' words. A traceback of our own fault shows places, not values.
 """
 
+import asyncio
 import logging
 import sys
 import traceback
 from collections.abc import Mapping
+from typing import Any
 
 import orjson
 import structlog
@@ -62,6 +64,15 @@ def fault(error: BaseException, **facts: object) -> None:
         causes.append(type(cause).__name__)
         cause = cause.__cause__ or cause.__context__
     line("fault", logging.ERROR, error=type(error).__name__, causes=causes or None, places=places[-12:], **facts)
+
+
+def unhandled(_: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
+    """An event loop's exception handler. The loop's own would write the callback's arguments and the error's words."""
+    error = context.get("exception")
+    if isinstance(error, BaseException):
+        fault(error, task="event loop")
+    else:
+        line("fault", logging.ERROR, error=str(context.get("message", "")).partition("\n")[0], task="event loop")
 
 
 def _named(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

@@ -99,6 +99,8 @@ class Gateway(BaseApplication):  # type: ignore[misc]  # the package carries no 
         """The worker builds its own application on its own event loop."""
 
     def run(self) -> None:
+        # A dump of a worker, or of the embedded store, would put keys and prompts on a disk.
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         _raise_file_limit(self.settings.limits.max_inflight_per_worker)
         try:
             if self.embedded is not None:

@@ -228,16 +228,17 @@ def png(*, length: int = 0, side: int = 64, filler: int = 1) -> bytes:
     filler: what the bytes of that chunk are made from, so that two such files differ.
     """
     pixels = compress(b"".join(b"\x00" + b"\x80" * side for _ in range(side)))
-    start = b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
-    end = _chunk(b"IDAT", pixels) + _chunk(b"IEND", b"")
+    start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
+    end = chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
     missing = length - len(start) - len(end) - 12
     if missing < 0:
         return start + end
     block = bytes((i * filler + (i >> 8)) & 0xFF for i in range(65536))
-    return start + _chunk(b"prVt", (block * (missing // 65536 + 1))[:missing]) + end
+    return start + chunk(b"prVt", (block * (missing // 65536 + 1))[:missing]) + end
 
 
-def _chunk(kind: bytes, data: bytes) -> bytes:
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """A chunk of a PNG."""
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc32(kind + data))
 
 
