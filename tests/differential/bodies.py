@@ -16,12 +16,19 @@ BOUNDARY = "frontier"
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """What is sent. cuts: where its HTTP chunks end; without any it goes with its length, at once."""
+    """What is sent. cuts: where its HTTP chunks end; without any it goes with its length, at once.
+
+    head: further lines of the request's head, version: of HTTP, both as they go. framed: with a line of ours that
+    says where the body ends; without, the head's own lines do.
+    """
 
     origin: str
     content_type: str
     data: bytes
     cuts: tuple[int, ...] = ()
+    head: tuple[bytes, ...] = ()
+    version: bytes = b"HTTP/1.1"
+    framed: bool = True
 
 
 @dataclass(frozen=True, slots=True)

