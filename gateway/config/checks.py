@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from gateway.config.compile import PLACEHOLDER
 from gateway.config.model import Config, JwtIssuerSection, ModelSection, TeamSection
+from gateway.config.pem import misfit
 from gateway.config.problems import Fault, Steps, listed, or_else, shown
 from gateway.config.quotas import check_quotas
 
@@ -199,14 +200,22 @@ def _jwt_issuer(issuer: JwtIssuerSection, at: Steps) -> Iterator[Fault]:
     if issuer.revoked_keys and sources[0] in {"public_key", "secret"}:
         message = f"goes with jwks_url and jwks_file; a {sources[0]} is revoked by another in its place"
         yield Fault((*at, "revoked_keys"), message, on_key=True)
-    shared = sources == ["secret"]
-    first = issuer.algorithms[0]
+    faults = list(_algorithms(issuer, sources[0], at))
+    yield from faults
+    # A key that stands elsewhere is looked at where it is read.
+    key = issuer.public_key
+    if not faults and key and not key.startswith(("env:", "file:")) and (wrong := misfit(key, issuer.algorithms)):
+        yield Fault((*at, "public_key"), wrong)
+
+
+def _algorithms(issuer: JwtIssuerSection, source: str, at: Steps) -> Iterator[Fault]:
+    shared, first = source == "secret", issuer.algorithms[0]
     for index, algorithm in enumerate(issuer.algorithms):
         # A public key taken for a shared secret would let everybody sign (RFC 8725, section 3.1).
         if algorithm.startswith("HS") != shared:
             expected = "HS256, HS384 or HS512" if shared else "RS, PS, ES or EdDSA"
             steps = (*at, "algorithms", index) if "algorithms" in issuer.model_fields_set else at
-            yield Fault(steps, f"{algorithm} does not go with {sources[0]}; expected {expected}")
+            yield Fault(steps, f"{algorithm} does not go with {source}; expected {expected}")
         elif _FAMILY[algorithm[:2]] != _FAMILY[first[:2]]:
             message = f"{algorithm} is of another family than {first}; an issuer signs with keys of one type"
             yield Fault((*at, "algorithms", index), message)

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway.config.model import Config, JwtIssuerSection, ModelSection
+from gateway.config.pem import misfit
 from gateway.config.problems import ConfigErrors, Fault, Steps, looks_secret
 from gateway.config.rules import organization_rules, plan_rules, team_rules
-from gateway.config.values import NO_PUBLIC_KEY, SecretRef, end_of, is_public_key
+from gateway.config.values import SecretRef, end_of
 from gateway.core.catalog import (
     Account,
     Idempotency,
@@ -65,15 +66,21 @@ class _Secrets:
     def read_optional(self, ref: SecretRef | None, *steps: str | int) -> Secret | None:
         return None if ref is None else self.read(ref, *steps)
 
-    def read_public_key(self, text: str | None, *steps: str | int) -> str | None:
+    def read_public_key(self, section: JwtIssuerSection, *steps: str | int) -> str | None:
         """Take PEM text as it stands, or from where ``env:`` or ``file:`` points."""
+        text = section.public_key
         if text is None or not text.startswith(("env:", "file:")):
             return text
         kind, _, place = text.partition(":")
         ref = SecretRef(variable=place) if kind == "env" else SecretRef(file=place)
         found = self.read_text(ref, *steps)
-        if self._environ is not None and found and not is_public_key(found):
-            self.faults.append(Fault(steps, NO_PUBLIC_KEY))
+        if self._environ is not None and found:
+            try:
+                wrong = misfit(found, section.algorithms)
+            except ValueError as exc:
+                wrong = str(exc)
+            if wrong:
+                self.faults.append(Fault(steps, wrong))
         return found
 
     def read_shared(self, section: JwtIssuerSection, *steps: str | int) -> Secret | None:
@@ -275,7 +282,7 @@ def _jwt_issuers(config: Config, secrets: _Secrets, folder: Path) -> tuple[JwtIs
             team_claim=section.team_claim,
             jwks_url=section.jwks_url,
             jwks_file=None if section.jwks_file is None else str(folder / section.jwks_file),
-            public_key=secrets.read_public_key(section.public_key, "jwt_issuers", name, "public_key"),
+            public_key=secrets.read_public_key(section, "jwt_issuers", name, "public_key"),
             secret=secrets.read_shared(section, "jwt_issuers", name, "secret"),
             revoked_keys=frozenset(section.revoked_keys),
             revoked_tokens=frozenset(section.revoked_tokens),

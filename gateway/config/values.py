@@ -4,7 +4,6 @@ Every parser raises `ValueError` with a sentence that says what is wrong and wha
 what may be a secret. The types at the end are what the model's fields are made of.
 """
 
-import base64
 import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -15,14 +14,11 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import AfterValidator, BeforeValidator, PlainValidator, WithJsonSchema
 
+from gateway.config.pem import public_key_kind
 from gateway.config.problems import did_you_mean, shown
 from gateway.config.quantities import Number
 
 RESERVED = frozenset({"organization", "other", "none"})  #: labels with a meaning of their own in metrics
-
-NO_PUBLIC_KEY = (
-    "this PEM text is no public key; copy it whole, from -----BEGIN PUBLIC KEY----- to -----END PUBLIC KEY-----"
-)
 
 _IMAGE_SIZE = re.compile(r"[1-9][0-9]{1,4}x[1-9][0-9]{1,4}")
 _ID = re.compile(r"[a-z0-9-]{1,63}")
@@ -32,7 +28,6 @@ _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _VARIABLE = re.compile(r"env:([A-Za-z_][A-Za-z0-9_]*)")
 _FILE = re.compile(r"file:(/[^\0]+)")
 _HOST = re.compile(r"[A-Za-z0-9_.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]")
-_PEM = re.compile(r"-----BEGIN ((?:RSA )?PUBLIC KEY)-----\s+([0-9A-Za-z+/=\s]+)-----END \1-----\s*")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _RFC3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?([Zz]|[+-][0-9]{2}:[0-9]{2})"
@@ -60,23 +55,9 @@ def public_key(value: object) -> str:
         secret_ref(text)
     elif not text.startswith("-----BEGIN ") or "PRIVATE" in text or not text.isascii():
         raise ValueError("expected a public key as PEM text, or env:NAME or file:/path")
-    elif not is_public_key(text):
-        raise ValueError(NO_PUBLIC_KEY)
+    else:
+        public_key_kind(text)
     return text
-
-
-def is_public_key(text: str) -> bool:
-    """Whether a text is one whole public key in PEM; of which kind is for whoever uses it to say."""
-    if not (match := _PEM.fullmatch(text)):
-        return False
-    try:
-        der = base64.b64decode("".join(match[2].split()), validate=True)
-    except ValueError:
-        return False
-    # The outermost SEQUENCE (X.690, section 8.1.3) ends with the text: nothing was lost in copying.
-    long = der[1] & 0x7F if len(der) > 1 and der[1] & 0x80 else 0
-    length = int.from_bytes(der[2 : 2 + long], "big") if long else der[1] if len(der) > 1 else 0
-    return der[:1] == b"\x30" and len(der) == 2 + long + length
 
 
 def identifier(value: object) -> str:

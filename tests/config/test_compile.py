@@ -12,6 +12,7 @@ from gateway.config.problems import ConfigErrors
 from gateway.core.catalog import Settings
 from gateway.core.quota import Grant, Per, Rule, Unit
 from tests.config.conftest import SMALLEST, Read
+from tests.config.test_pem import GOOD
 
 EXAMPLE = Path(__file__).parent.parent.parent / "config.example.yaml"
 HASH = "ab" * 32
@@ -187,7 +188,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
 
 def test_a_public_key_may_stand_in_the_file_or_beside_it(tmp_path: Path) -> None:
     """PEM text is taken as it stands, and env: or file: is followed."""
-    pem = "-----BEGIN PUBLIC KEY-----\nMAMCAQU=\n-----END PUBLIC KEY-----"
+    pem = GOOD["RSA of 2048 bits"].strip()
     (tmp_path / "corp.pem").write_text(pem + "\n")
 
     def issuer(public_key: str) -> str | None:
@@ -229,6 +230,12 @@ def test_changing_a_limit_keeps_the_counter(read: Read) -> None:
         ("store: {kind: redis, url: env:IT}", "https://u:hunter2@host", "store.url: expected a URL that begins with "),
         ("store: {kind: redis, url: env:IT}", "rediss://u:hunter2@host", None),
         (JWT.format("public_key: env:IT"), "hunter2", "jwt_issuers.c.public_key: this PEM text is no public key; "),
+        (
+            JWT.format("public_key: env:IT"),
+            GOOD["P-384"],
+            "jwt_issuers.c.public_key: this key is P-384, which ",
+        ),
+        (JWT.format("public_key: env:IT, algorithms: [ES384]"), GOOD["P-384"], None),
         (JWT.format("secret: env:IT, algorithms: [HS256]"), "h" * 31, "jwt_issuers.c.secret: the secret is shorter "),
         (JWT.format("secret: env:IT, algorithms: [HS256]"), "h" * 32, None),
         (
