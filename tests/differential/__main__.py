@@ -62,6 +62,7 @@ def told(report: Report, *, seconds: float) -> None:
     print(f"readers         {len(report.readers)}: {', '.join(sorted(report.readers))}")
     print(f"bodies tried    {report.tried} in {seconds:.0f} s")
     print(f"refused         {report.refused.total()} ({refused})")
+    print(f"closed          {report.closed}, heads that frame no body")
     print(f"forwarded       {report.forwarded}, {report.images} images charged")
     print(f"disagreements   {len(report.disagreements)}")
     print(f"5xx, hangs, cut {len(report.faults)}")

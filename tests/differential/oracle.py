@@ -63,6 +63,9 @@ class Charge:
 class Report:
     """Bodies by what became of them. faults: 5xx, hangs and answers out of shape, with the body they were to.
 
+    closed: connections closed upon a head that frames its body wrongly, before the answer was read; a client that
+    still writes may see no more of it.
+
     control: bodies of which, without the gateway, two readers that both take it read different orders.
     """
 
@@ -72,6 +75,7 @@ class Report:
     refused_by_readers: int = 0
     control: int = 0
     control_n: int = 0
+    closed: int = 0
     images: int = 0
     readers: set[str] = field(default_factory=set)
     faults: list[str] = field(default_factory=list)
@@ -132,6 +136,9 @@ class Oracle:
         try:
             status, headers, told = await asyncio.wait_for(self._ask(body), _HANG)
         except (TimeoutError, EOFError, ConnectionError) as exc:
+            if not body.framed and not isinstance(exc, TimeoutError) and not self._server.requests:
+                report.closed += 1
+                return
             report.faults.append(f"{type(exc).__name__} to {_shown(body)}")
             return
         complete = [request for request in self._server.requests if request.complete]

@@ -7,6 +7,7 @@ import base64
 import io
 import json
 import logging
+import re
 import subprocess
 import warnings
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
@@ -73,7 +74,7 @@ def _digest(data: bytes) -> str:
 
 def plain_files(content_type: str, body: bytes) -> dict[str, tuple[str, ...]]:
     """The files of a form that is plain enough to be cut at its delimiters: what every reader should find."""
-    boundary = content_type.partition("boundary=")[2].strip(' "').encode("latin-1")
+    boundary = re.split("(?i)boundary=", content_type, maxsplit=1)[-1].strip(' "').encode("latin-1")
     files: dict[str, list[str]] = {}
     for part in (b"\r\n" + body).split(b"\r\n--" + boundary)[1:-1]:
         head, _, data = part.partition(b"\r\n\r\n")

@@ -1,12 +1,13 @@
 """The oracle on a fixed sample, and proof that it would see a disagreement."""
 
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from tests.differential import suites
 from tests.differential.__main__ import bodies_of_a_run, try_all
-from tests.differential.bodies import ORDERS, text
+from tests.differential.bodies import ORDERS, image, text
 from tests.differential.oracle import Charge, wrong
 from tests.differential.readings import JSON, plain_files, read_in_python
 from tests.support import packages
@@ -60,6 +61,15 @@ def test_another_order_in_a_form_is_seen(name: bytes) -> None:
     body = type(ORDERS[0])((*FORM, text(name, b"10"))).body("form")
     files = plain_files(body.content_type, body.data)
     assert wrong(CHARGED, body.content_type, read_in_python(body.content_type, body.data), files)
+
+
+def test_the_clients_own_files_are_cut_where_every_reader_cuts_them() -> None:
+    """The oracle's own reading of what a client sent takes nearly a delimiter for data, under any spelling."""
+    data = b"picture\r\n--frontie"
+    form = type(ORDERS[0])((image(data=data),)).body("form")
+    digest = sha256(data).hexdigest()
+    for content_type in (form.content_type, form.content_type.replace("boundary", "BOUNDARY")):
+        assert plain_files(content_type, form.data) == {"image": (digest,)}
 
 
 def test_another_file_is_seen() -> None:
