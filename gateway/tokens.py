@@ -183,12 +183,14 @@ class Tokens:
                 self._failed(issuer.name, f"{type(exc).__name__}: {exc}")
 
 
-def mint(issuer: JwtIssuer, team: str, key: str, *, algorithm: str, now: int, lifetime: int) -> str:
-    """A token of that issuer for the team. key: the shared secret, or a private key in PEM. lifetime: seconds.
+def mint(issuer: JwtIssuer, team: str, key: str, *, algorithm: str, jti: str, now: int, lifetime: int) -> str:
+    """A token of that issuer for the team. key: the shared secret, or a private key in PEM. jti: what it may be revoked
+    by. lifetime: seconds.
 
     Raises ValueError where the key does not go with the algorithm.
     """
-    claims = {"iss": issuer.issuer, "aud": issuer.audience, "iat": now, "exp": now + lifetime, issuer.team_claim: team}
+    whom = {"iss": issuer.issuer, "aud": issuer.audience, issuer.team_claim: team}
+    claims = {**whom, "jti": jti, "iat": now, "exp": now + lifetime}
     try:
         return jwt.encode(claims, key, algorithm=algorithm)
     except (jwt.PyJWTError, ValueError, TypeError) as exc:

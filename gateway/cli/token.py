@@ -1,6 +1,7 @@
 """`gateway keys token`: a JWT for a team, for tests and for small installations without an identity provider."""
 
 import os
+import secrets
 import time
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -25,7 +26,7 @@ def token(
 ) -> None:
     """Mint a JWT for a team, signed with the issuer's secret or with a private key from a file.
 
-    It is printed and kept nowhere.
+    It is printed and kept nowhere. Beside it, on standard error, stands the jti by which it may be revoked.
 
     Example: gateway keys token --team design --issuer corp --expires 30m
     """
@@ -53,12 +54,14 @@ def token(
         _fail(str(error))
     try:
         signing = found.secret.reveal() if found.secret is not None else Path(str(key)).read_text("utf-8")
-        made = mint(found, team, signing, algorithm=found.algorithms[0], now=int(time.time()), lifetime=lifetime)
+        algorithm, now, jti = found.algorithms[0], int(time.time()), secrets.token_hex(8)
+        made = mint(found, team, signing, algorithm=algorithm, jti=jti, now=now, lifetime=lifetime)
     except OSError as error:
         _fail(f"{key}: {error.strerror}")
     except ValueError as error:
         _fail(str(error))
     typer.echo(made)
+    typer.echo(f'To revoke it: revoked_tokens: ["{jti}"] in jwt_issuers.{issuer}', err=True)
 
 
 def _fail(message: str) -> NoReturn:

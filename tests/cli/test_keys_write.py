@@ -17,6 +17,7 @@ from gateway.cli.keys import app
 from gateway.config.compile import compile_settings
 from gateway.config.edit import NotEditable, replace_file
 from gateway.config.file import load
+from gateway.core.errors import AuthenticationFailed
 from gateway.core.keys import digest, looks_like_key
 from gateway.tokens import Tokens
 
@@ -235,6 +236,14 @@ def test_a_minted_token_lets_its_team_in(tmp_path: Path, issuer: str) -> None:
     found = asyncio.run(tokens.identify(result.stdout.strip(), settings, time.time(), message="no"))
     assert (found.team, found.id) == ("design", f"jwt-{issuer}")
     assert environ["SHARED"] not in result.output
+    # The line that is printed beside it revokes it, and no other one.
+    line = result.stderr.strip().removeprefix("To revoke it: ").removesuffix(f" in jwt_issuers.{issuer}")
+    revoked = path.read_text("utf-8").replace(f"  {issuer}: {{", f"  {issuer}: {{{line}, ")
+    assert revoked != path.read_text("utf-8")
+    path.write_text(revoked, "utf-8")
+    whole = compile_settings(load(path), environ)
+    with pytest.raises(AuthenticationFailed):
+        asyncio.run(tokens.identify(result.stdout.strip(), whole, time.time(), message="no"))
 
 
 async def _no_fetch(_: str) -> bytes:
