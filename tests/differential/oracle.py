@@ -169,6 +169,8 @@ class Oracle:
         try:
             writer.write(head)
             for piece in _pieces(body):
+                if writer.is_closing():
+                    break
                 writer.write(piece)
                 await asyncio.sleep(0)
             status = 100
