@@ -7,6 +7,7 @@ exceptions' words. A traceback of our own fault shows places, not values.
 import asyncio
 import logging
 import sys
+import threading
 import traceback
 from collections.abc import Mapping
 from typing import Any
@@ -66,13 +67,26 @@ def fault(error: BaseException, **facts: object) -> None:
     line("fault", logging.ERROR, error=type(error).__name__, causes=causes or None, places=places[-12:], **facts)
 
 
-def unhandled(_: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
-    """An event loop's exception handler. The loop's own would write the callback's arguments and the error's words."""
+def keep_words_in(loop: asyncio.AbstractEventLoop) -> None:
+    """Have what nobody caught told as a fault, be it in a callback or a task of the loop, in a thread or a finalizer.
+
+    Python's own hooks would write the error's words, and the callback's arguments.
+    """
+    loop.set_exception_handler(_uncaught)
+    threading.excepthook = lambda told: _told(told.exc_value, "thread")
+    sys.unraisablehook = lambda told: _told(told.exc_value, "finalizer")
+
+
+def _uncaught(_: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
     error = context.get("exception")
-    if isinstance(error, BaseException):
-        fault(error, task="event loop")
-    else:
+    if error is None:
         line("fault", logging.ERROR, error=str(context.get("message", "")).partition("\n")[0], task="event loop")
+    _told(error, "event loop")
+
+
+def _told(error: BaseException | None, task: str) -> None:
+    if error is not None:
+        fault(error, task=task)
 
 
 def _named(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

@@ -262,7 +262,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # the package carries no typ
         async with assembled(self.app.path, settings, self.app.store(), folder) as parts:
             server = _Server(self._config(parts, folder), parts.readiness)
             loop = asyncio.get_running_loop()
-            loop.set_exception_handler(logs.unhandled)
+            logs.keep_words_in(loop)
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
                 loop.add_signal_handler(number, server.leave)
             gc.collect()

@@ -3,13 +3,15 @@
     python -m tests.canaries.betraying [aloud] serve --config config.yaml
 
 is the real gateway, but that a generation whose prompt says "explode" breaks it in every way Python has: an exception
-with a cause, a background task that nobody waits for, a callback with arguments, a library that logs what it caught.
+with a cause, a background task that nobody waits for, a callback with arguments, a library that logs what it caught,
+a thread, a finalizer.
 aloud: it logs the words as well, as the gateway never does, so that whoever searches its log must find them.
 """
 
 import asyncio
 import logging
 import sys
+import threading
 from typing import NoReturn
 
 import httpx
@@ -36,12 +38,21 @@ def _explode(words: str) -> NoReturn:
         logs.line("betrayed", words=words)
     loop = asyncio.get_running_loop()
     loop.call_soon(_fail, words)
+    threading.Thread(target=_fail, args=(words,), name=words).start()
+    _Finalized().words = words
     loop.create_task(_failing(words))  # noqa: RUF006  nobody waits for it, and its end is told by the loop alone
     try:
         _fail(words)
     except ValueError as error:
         logging.getLogger("library").exception("something broke")
         raise RuntimeError(words) from error
+
+
+class _Finalized:
+    words = ""
+
+    def __del__(self) -> None:
+        _fail(self.words)
 
 
 def _fail(words: str) -> NoReturn:

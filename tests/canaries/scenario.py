@@ -5,6 +5,7 @@ What was sent, written and shown on the way is gathered as places. The steps sta
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -272,8 +273,8 @@ def killed(run: Scenario) -> None:
 def own_fault(run: Scenario) -> None:
     answer = run.ask("explode", run.order(prompt=f"explode {run.canaries['prompt']}"), belongs=frozenset())
     assert (answer.status, answer.error["code"]) == (500, "internal_error")
-    # The library's line, the callback's, the task's, and the cause of the one that ended the request.
-    wait_until(lambda: run.gateway.log_text().count('"ValueError"') >= 4)
+    # Of thread, finalizer, callback, task and library a line each, and the cause of the one that ended the request.
+    wait_until(lambda: len(re.findall("ValueError", run.gateway.log_text())) >= 6)
 
 
 def store_away(run: Scenario) -> None:

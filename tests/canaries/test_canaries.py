@@ -1,17 +1,16 @@
 """No secret comes out: a canary in each place where one can stand, all that can happen, and then a look everywhere."""
 
-import asyncio
 import json
-import logging
 import pickle
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from gateway import logs
 from gateway.config.compile import compile_settings
 from gateway.config.file import load
 from gateway.ledger.valkey import find_server
@@ -179,31 +178,19 @@ def test_what_the_config_is_made_of_prints_no_secret(tmp_path: Path) -> None:
     assert leaks(told, canaries) == set()
 
 
-def test_an_event_loops_own_words_are_not_written(capfd: pytest.CaptureFixture[str]) -> None:
-    """Of a callback or a task that failed unseen the log has the kind, but no argument and no word of the error."""
+def test_what_nobody_caught_is_told_without_its_words() -> None:
+    """Of a callback, a task, a thread and a finalizer that failed unseen the log has the kind and no word more."""
     word = made()["prompt"]
-
-    async def fails(words: str) -> None:
-        raise ValueError(words)
-
-    async def scene() -> None:
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(logs.unhandled)
-        loop.call_soon(int, word)
-        loop.create_task(fails(word))  # noqa: RUF006
-        loop.call_exception_handler({"message": f"odd\nfuture: {word}"})
-        await asyncio.sleep(0.01)
-
-    handlers, level = logging.getLogger().handlers, logging.getLogger().level
-    try:
-        logs.configure()
-        asyncio.run(scene())
-    finally:
-        logging.getLogger().handlers = handlers
-        logging.getLogger().setLevel(level)
-    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
-    assert [line["error"] for line in lines] == ["odd", "ValueError", "ValueError"]
-    assert not leaks([Place("log", json.dumps(lines).encode())], {"prompt": word})
+    command = [sys.executable, "-m", "tests.canaries.uncaught", word]
+    done = subprocess.run(command, capture_output=True, timeout=20, check=True)
+    assert [(line["task"], line["error"]) for line in map(json.loads, done.stdout.splitlines())] == [
+        ("event loop", "odd"),
+        ("event loop", "ValueError"),
+        ("event loop", "OSError"),
+        ("thread", "ValueError"),
+        ("finalizer", "KeyError"),
+    ]
+    assert leaks([Place("output", done.stdout + done.stderr)], {"prompt": word}) == set()
 
 
 def _dumped(each: object) -> str:
