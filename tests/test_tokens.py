@@ -782,7 +782,7 @@ def test_tokens_are_revoked_by_when_they_were_issued() -> None:
 def test_a_teams_revocation_is_counted_for_the_team() -> None:
     """Whose token it was is known by then, and metric and log say so."""
     plain = settings()
-    void = replace(plain, teams={"design": replace(plain.teams["design"], tokens_revoked_before=NOW + 60.0)})
+    void = replace(plain, teams={"design": replace(plain.teams["design"], tokens_revoked_before=time.time() + 60)})
     with pytest.raises(AuthenticationFailed) as caught:
         asyncio.run(Tokens(_never, failed=_ignored).identify(token(), void, time.time(), message=MESSAGE))
     assert (caught.value.reason, caught.value.team) == ("token_revoked", "design")
