@@ -1,6 +1,9 @@
 """What an upstream's refusal becomes for the team: contract 4.3, the rows that begin with "upstream"."""
 
+import math
 import re
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 
 from gateway.core.answers import upstream_error
 from gateway.core.errors import (
@@ -23,7 +26,6 @@ _UNKNOWN = (
     "and are charged. Do not send the request again without checking."
 )
 
-#: A Retry-After in seconds; in its other form, a date, no upstream is known to send it.
 _SECONDS = re.compile(r"[0-9]{1,9}")
 
 
@@ -55,11 +57,13 @@ def premature() -> UpstreamFailed:
     return UpstreamFailed("The image service answered before it had the whole request, so it made nothing.")
 
 
-def refusal(status: int, body: bytes, *, released: bool, retry_after: str | None, account_key: Secret) -> GatewayError:
+def refusal(
+    status: int, body: bytes, *, released: bool, retry_after: str | None, now: float, account_key: Secret
+) -> GatewayError:
     """The error for a status that is no 2xx.
 
-    body: its first 64 KB; released: the closing bytes went up, without which nothing can have been made; account_key:
-    must not be let through.
+    body: its first 64 KB; released: the closing bytes went up, without which nothing can have been made; now: unix
+    seconds; account_key: must not be let through.
     """
     words = upstream_error(body, status, secrets=(account_key,))
     found = error_for(status, code=words.code, message=words.message)
@@ -67,9 +71,8 @@ def refusal(status: int, body: bytes, *, released: bool, retry_after: str | None
         kind = words.type or "invalid_request_error"
         return UpstreamRefused(words.message, status=status, kind=kind, code=words.code, param=words.param)
     if found is UpstreamRateLimited:
-        headers = {}
-        if retry_after is not None and _SECONDS.fullmatch(retry_after):
-            headers = retry_headers(int(retry_after))
+        seconds = _seconds(retry_after or "", now)
+        headers = retry_headers(seconds) if seconds is not None else {}
         return UpstreamRateLimited("The image service takes no more requests right now.", headers=headers)
     if found is UpstreamAuthFailed:
         return UpstreamAuthFailed("The image service does not accept the gateway's own key.")
@@ -83,3 +86,18 @@ def refusal(status: int, body: bytes, *, released: bool, retry_after: str | None
     if found is OutcomeUnknown:
         return unknown()
     return UpstreamFailed(f"The image service answered {status} and made nothing.")
+
+
+def _seconds(retry_after: str, now: float) -> int | None:
+    """A Retry-After in either of its forms (RFC 9110, 10.2.3), not beyond what nine digits say; None if it is neither.
+
+    A date stands as seconds then: clients read those more surely, and their clocks may differ.
+    """
+    if _SECONDS.fullmatch(retry_after):
+        return int(retry_after)
+    try:
+        at = parsedate_to_datetime(retry_after)
+        seconds = math.ceil(at.replace(tzinfo=at.tzinfo or UTC).timestamp() - now)
+    except (ValueError, OverflowError):
+        return None
+    return max(1, seconds) if seconds < 10**9 else None

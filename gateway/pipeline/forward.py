@@ -175,6 +175,7 @@ class _Answer:
             body[:_WHOLE],
             released=self._exchange.released,
             retry_after=self._response.headers.get("retry-after"),
+            now=time.time(),
             account_key=_account(self._exchange).api_key,
         )
 

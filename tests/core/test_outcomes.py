@@ -9,13 +9,14 @@ from gateway.core.outcomes import premature, refusal, unknown
 from gateway.core.secret import Secret
 
 KEY = Secret("threex-4711-account-key")
+NOW = 784_111_777.0  # Sunday, 6 November 1994, 08:49:37 in Greenwich: the date of RFC 9110's examples
 
 
 def refused(
     status: int, *, retry_after: str | None = None, released: bool = True, **facts: object
 ) -> errors.GatewayError:
     body = json.dumps({"error": facts}).encode()
-    return refusal(status, body, released=released, retry_after=retry_after, account_key=KEY)
+    return refusal(status, body, released=released, retry_after=retry_after, now=NOW, account_key=KEY)
 
 
 @pytest.mark.parametrize("status", [400, 404, 413, 415, 422])
@@ -31,7 +32,7 @@ def test_its_own_words_on_the_order_are_passed_on(status: int) -> None:
 
 def test_without_words_a_refusal_still_has_the_usual_shape() -> None:
     """An empty or foreign body becomes a sentence and OpenAI's type."""
-    error = refusal(400, b"<html>", released=True, retry_after=None, account_key=KEY)
+    error = refusal(400, b"<html>", released=True, retry_after=None, now=NOW, account_key=KEY)
     assert (error.type, error.code) == ("invalid_request_error", None)
     assert error.message
 
@@ -51,11 +52,20 @@ def test_the_accounts_key_is_never_repeated(status: int) -> None:
         ("60", {"retry-after": "60"}),
         ("61", {"retry-after": "61", "x-should-retry": "false"}),
         ("9" * 9, {"retry-after": "9" * 9, "x-should-retry": "false"}),
+        ("Sun, 06 Nov 1994 08:49:44 GMT", {"retry-after": "7"}),
+        ("Sunday, 06-Nov-94 08:49:44 GMT", {"retry-after": "7"}),
+        ("Sun Nov  6 08:49:44 1994", {"retry-after": "7"}),
+        ("Sun, 06 Nov 1994 08:49:37 GMT", {"retry-after": "1"}),
+        ("Sun, 06 Nov 1994 08:00:00 GMT", {"retry-after": "1"}),
+        ("Sun, 06 Nov 1994 09:49:37 GMT", {"retry-after": "3600", "x-should-retry": "false"}),
+        *((f"{odd} 08:49:44 GMT", {}) for odd in ("Sun, 31 Feb 1994", "Fri, 31 Dec 9999", "Sun, 06 Now 1994", "Sun,")),
+        ("Sun, 06 Nov 1994 25:49:44 GMT", {}),
+        ("Sun, 06 Nov " + "9" * 5000, {}),
         *((odd, {}) for odd in (None, "", "-1", "1.5", "²", "9" * 10, "9" * 5000)),
     ],
 )
 def test_a_rate_limits_retry_after_is_passed_on(retry_after: str | None, headers: dict[str, str]) -> None:
-    """Seconds as the upstream said them; what is no sensible number of them is left out.
+    """Seconds as the upstream said them, or until the date that it said; what is neither, or beyond sense, is left out.
 
     Over a minute it is said that waiting is not worth it: OpenAI's SDK for Node would sleep for as long as it takes.
     """
