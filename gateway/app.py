@@ -29,7 +29,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router, request_response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -79,6 +79,7 @@ def build_app(parts: Parts) -> ASGIApp:
     def known(endpoint: Callable[[Request], Awaitable[Response]]) -> ASGIApp:
         return Authenticate(request_response(endpoint), room=room, tokens=tokens)
 
+    checks = health.routes(parts, public=True)
     # A path with a slash too many gets no redirect: its client would send the order again, or lose it.
     router = Router(
         routes=[
@@ -88,6 +89,7 @@ def build_app(parts: Parts) -> ASGIApp:
             *routes("/models/{id:path}", known(team.model), "GET"),
             *routes("/usage", known(partial(team.usage, ledger=parts.ledger)), "GET"),
             *routes("/openapi.json", Describe(), "GET"),
+            *checks,  # for other methods than theirs, which they leave to the gateway
         ],
         redirect_slashes=False,
         default=_nothing_there,
@@ -98,7 +100,6 @@ def build_app(parts: Parts) -> ASGIApp:
         partial(Meter, metrics=parts.metrics),
         partial(Refuse, failed=_failed),
     )
-    checks = health.routes(parts, public=True)
     return partial(_open, {route.path for route in checks}, Router(routes=checks, redirect_slashes=False), gateway)
 
 
@@ -111,10 +112,14 @@ def _is_check(paths: set[str], scope: Scope) -> bool:
     if scope["type"] != "http" or scope["path"] not in paths or scope["method"] not in ("GET", "HEAD"):
         return False
     try:
-        framing.check(headers=scope["headers"], http_version=scope.get("http_version", "1.1"), method=scope["method"])
+        _check_framing(scope)
     except MalformedRequest:
         return False  # Refuse closes the connection: what follows on it could be anybody's
     return True
+
+
+def _check_framing(scope: Scope) -> None:
+    framing.check(headers=scope["headers"], http_version=scope.get("http_version", "1.1"), method=scope["method"])
 
 
 async def _routed(router: Router, scope: Scope, receive: Receive, send: Send) -> None:
@@ -123,7 +128,7 @@ async def _routed(router: Router, scope: Scope, receive: Receive, send: Send) ->
     try:
         await router(scope, receive, send)
     except HTTPException as error:
-        allowed = (error.headers or {}).get("Allow", "")
+        allowed = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
         raise MethodNotAllowed(
             f"{scope['method']} is not taken here; send {allowed}.", headers={"allow": allowed}
         ) from error
@@ -134,11 +139,22 @@ async def _nothing_there(scope: Scope, receive: Receive, send: Send) -> None:
     raise UnknownUrl(f"There is nothing at {scope['method']} {scope['path'][:200]}.")
 
 
-def build_admin(parts: Parts, folder: Path) -> Starlette:
+def build_admin(parts: Parts, folder: Path) -> ASGIApp:
     """The admin port's application. folder: where the workers' metrics files are."""
-    return Starlette(
+    admin = Starlette(
         routes=[*health.routes(parts, public=False), *scrape.routes(parts, folder), *dashboard.routes(parts)]
     )
+    return partial(_framed, admin)
+
+
+async def _framed(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """What is no clear request is no request on the admin port either."""
+    try:
+        _check_framing(scope)
+    except MalformedRequest as error:
+        await JSONResponse(error.body(), error.status, {"connection": "close"})(scope, receive, send)
+    else:
+        await app(scope, receive, send)
 
 
 def _chain(inner: ASGIApp, *steps: Callable[[ASGIApp], ASGIApp]) -> ASGIApp:

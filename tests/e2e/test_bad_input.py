@@ -243,7 +243,8 @@ HEADS: dict[str, tuple[int, str, Made]] = {
             b"HTTP/1.1", b"HTTP/1.0"
         ),
     ),
-    "upgrade": (400, "invalid_value", _changed("Host:", "Connection: upgrade\r\nUpgrade: h2c\r\nHost:")),
+    "health with another method": (405, "method_not_allowed", _changed(f"POST {wire.GENERATIONS}", "POST /healthz")),
+    "readiness with another method": (405, "method_not_allowed", _changed(f"POST {wire.GENERATIONS}", "PUT /readyz/")),
     "header with an underscore": (400, "invalid_value", _changed("Host:", "Content_Length: 5\r\nHost:")),
     "header with a byte over 127": (400, "invalid_value", _changed("Host:", "X-Name: \xe9\r\nHost:")),
     "folded header": (400, "invalid_value", _changed("Host:", "X-Name: a\r\n b\r\nHost:")),
