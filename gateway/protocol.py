@@ -14,6 +14,7 @@ import logging
 from secrets import token_hex
 from typing import Any
 
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
@@ -111,7 +112,31 @@ class Protocol(HttpToolsProtocol):
         # Between two requests only the keep-alive limit runs; with the first byte of a head its own begins.
         if self._head_deadline is None and (self.cycle is None or self.cycle.response_complete):
             self._expect_head()
-        super().data_received(data)  # type: ignore[arg-type]  # the parser reads any buffer
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except HttpParserUpgrade as upgrade:
+            self._pass_over_upgrade(data[upgrade.args[0] :])
+        except HttpParserError:
+            self.send_400_response("")
+
+    def _pass_over_upgrade(self, rest: bytes | memoryview) -> None:
+        """A server may ignore an Upgrade (RFC 9110, 7.8), but the parser ends with the head: another reads the body."""
+        lines = [(name, value) for name, value in self.headers if name in (b"content-length", b"transfer-encoding")]
+        head = b"".join(b"%b: %b\r\n" % line for line in lines)
+        self.parser = HttpRequestParser(_BodyAlone(self))
+        self.data_received(b"".join((b"POST / HTTP/1.1\r\nconnection: close\r\n", head, b"\r\n", rest)))
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # asyncio's own: whether the connection stays
+        """A client sends no more. Who has sent a whole request may yet read and is answered; who has not has gone."""
+        cycle = self.cycle
+        waits = cycle is not None and not cycle.more_body and not cycle.response_complete
+        if waits:
+            cycle.keep_alive = False
+            # Most who end their half have left: they keep no place in a line, where an image is not yet bought.
+            if not self._left.done():
+                self._left.set_result(None)
+        return waits
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -135,7 +160,8 @@ class Protocol(HttpToolsProtocol):
         self._in_head = False
         super().on_headers_complete()
         config: Any = self.config
-        if config.readiness.draining:
+        if config.readiness.draining or self.parser.should_upgrade():
+            # No upgrade is taken. But a proxy may believe that one was, and pass on unseen what comes behind it.
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
@@ -150,6 +176,10 @@ class Protocol(HttpToolsProtocol):
         if isinstance(cycle.body, bytes):
             cycle.body = bytearray(cycle.body)  # many small chunks of one read: joined in linear time
         super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if not self.parser.should_upgrade():  # else it is its head alone that is complete
+            super().on_message_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answered = cycle
@@ -264,6 +294,13 @@ class Protocol(HttpToolsProtocol):
         self.transport.write(head + body)
         self.transport.write_eof()
         self._last_words = self.loop.call_later(_HEAR_OUT_SECONDS, self.transport.abort)
+
+
+class _BodyAlone:
+    """What a parser tells of a request whose head is known."""
+
+    def __init__(self, protocol: Protocol) -> None:
+        self.on_body, self.on_message_complete = protocol.on_body, protocol.on_message_complete
 
 
 class _Joining:

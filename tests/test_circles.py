@@ -60,7 +60,15 @@ def test_a_refused_request_lets_its_buffers_go(kind: type[GatewayError], no_coll
         del message
 
     scope = exchanges.bind(
-        {"type": "http", "method": "POST", "path": "/", "raw_path": b"/", "headers": [(b"host", b"x")]}, exchange
+        {
+            "type": "http",
+            "method": "POST",
+            "path": "/",
+            "raw_path": b"/",
+            "headers": [(b"host", b"x")],
+            "extensions": {"gateway.abort": lambda: None},
+        },
+        exchange,
     )
     asyncio.run(Refuse(app, failed=lambda _, __: None)(scope, receive, send))
     assert isinstance(exchange.error, kind)

@@ -137,7 +137,6 @@ BROKEN = {
     "header of 10 MB": b"GET / HTTP/1.1\r\nHost: x\r\nx-long: " + b"a" * 10_000_000 + b"\r\n\r\n",
     "path of 10 MB": b"GET /" + b"a" * 10_000_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
     "name of 10 MB": b"GET / HTTP/1.1\r\n" + b"a" * 10_000_000 + b": 1\r\n\r\n",
-    "upgrade": b"GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
 }
 
 

@@ -33,8 +33,6 @@ def check(*, headers: Sequence[tuple[bytes, bytes]], http_version: str, method: 
     hosts = [value for name, value in headers if name == b"host"]
     if len(hosts) != 1 and not (http_version == "1.0" and not hosts):
         raise MalformedRequest("A request has exactly one Host header.")
-    if any(name == b"upgrade" for name, _ in headers):
-        raise MalformedRequest("This gateway speaks plain HTTP/1.1 only.")
     _check_length(headers, http_version, method)
 
 

@@ -87,6 +87,7 @@ class _Guard:
         exchange.error, exchange.outcome = error, error.outcome
         if isinstance(error, ClientGone):
             exchange.status = error.status
+            self.scope["extensions"]["gateway.abort"]()  # it may only have ended its own half
             return
         if self.started:
             # The status is out. What is left to say is that this answer has no proper end.

@@ -92,6 +92,13 @@ class Wire:
         head, self._left = self._head()
         return head
 
+    def at_end(self) -> bool:
+        """Wait for the next byte or for the connection's end; whether it was the end."""
+        if not self._left:
+            with contextlib.suppress(ConnectionError):
+                self._left = self.socket.recv(65536)
+        return not self._left
+
     def quiet_for(self, seconds: float) -> bytes:
         """What comes within so many seconds; nothing is the usual hope."""
         self.socket.settimeout(seconds)
@@ -128,9 +135,11 @@ class Wire:
             while not rest.endswith(b"0\r\n\r\n"):
                 rest += self._more()
             return _unchunked(rest)
-        while len(rest) < int(headers.get("content-length", "0")):
+        length = int(headers.get("content-length", "0"))
+        while len(rest) < length:
             rest += self._more()
-        return rest
+        self._left = rest[length:]
+        return rest[:length]
 
     def _more(self) -> bytes:
         data = self.socket.recv(65536)
