@@ -151,6 +151,8 @@ class Protocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._grow(len(name) + len(value))
+        if not self._in_head:
+            return  # a trailer comes when all is decided: it is held to the head's size, and read by nobody
         if len(self.headers) >= _MAX_HEADERS:
             raise HeadTooLarge
         super().on_header(name, value)
@@ -300,6 +302,7 @@ class _BodyAlone:
     """What a parser tells of a request whose head is known."""
 
     def __init__(self, protocol: Protocol) -> None:
+        self.on_header = protocol.on_header  # of trailers: the head's are known
         self.on_body, self.on_message_complete = protocol.on_body, protocol.on_message_complete
 
 

@@ -117,6 +117,110 @@ def test_nothing_is_read_behind_an_upgrade(first: str, protocol: str, roomy: Wat
     assert roomy.simulator.record.totals.images_made == (2 if first == "POST" else 0)
 
 
+# Trailers
+
+
+def trailed(key: str | None, *trailers: str) -> bytes:
+    """A generation in chunks, with these lines behind its last one."""
+    head = wire.head(wire.GENERATIONS, "Transfer-Encoding: chunked", f"Trailer: {', '.join(trailers)}", key=key)
+    body = b"".join(wire.chunks(b'{"prompt": "x"}'))[:-2]
+    return head + body + "".join(f"{line}\r\n" for line in trailers).encode() + b"\r\n"
+
+
+def test_a_trailer_decides_nothing(roomy: Watched) -> None:
+    """What a head would have said is nothing behind a body: no key, no repetition, no length, no second meaning."""
+    key = roomy.key("plain")
+    assert wire.ask(roomy.url, trailed(None, f"Authorization: Bearer {key}")).status == 401
+    for _ in range(2):
+        answer = wire.ask(roomy.url, trailed(key, "Idempotency-Key: one", "Content-Type: text/html", "Host: x"))
+        assert (answer.status, answer.header("idempotent-replayed")) == (200, None)
+    for line in ("Content-Length: 3", "Transfer-Encoding: chunked"):
+        assert wire.ask(roomy.url, trailed(key, line)).status == 400
+    assert roomy.simulator.record.totals.images_made == 2
+
+
+@pytest.mark.parametrize("lines", [(), JAVA], ids=["plain", "upgrade"])
+def test_trailers_are_bounded(lines: Sequence[str], roomy: Watched) -> None:
+    """Trailers without end are no request any more once they are larger than a head may be."""
+    head = wire.head(wire.GENERATIONS, "Transfer-Encoding: chunked", *lines, key=roomy.key("plain"))
+    body = b"".join(wire.chunks(b'{"prompt": "x"}'))[:-2]
+    answer = wire.ask(roomy.url, head + body, *[b"X-More: " + b"a" * 1000 + b"\r\n"] * 10_000)
+    assert (answer.status, answer.header("connection")) == (400, "close")
+    roomy.counters()
+    assert roomy.simulator.record.totals.complete == 0
+
+
+# Paths and hosts
+
+
+PATHS = (
+    "/v1//images/generations", "//v1/images/generations", "///v1/images/generations", "/v1/images//generations",
+    "/v1/images/generations//", "/./v1/images/generations", "/v1/./images/generations", "/v1/images/./generations",
+    "/v1/images/generations/.", "/v1/images/generations/..", "/v1/x/../images/generations", "/../v1/images/generations",
+    "/v1/../v1/images/generations", "/%2e/v1/images/generations", "/v1/%2e%2e/v1/images/generations",
+    "/v1%2fimages%2fgenerations", "/v1/images%2fgenerations", "/v1/images%2Fgenerations", "/v1/images%252fgenerations",
+    "/v1/images/generation%73", "/%761/images/generations", "/v1/images/%67enerations", "/v1/images/generations%2f",
+    "/v1/images/generations%20", "/v1/images/generations%00", "/v1/images/generations%0d%0a", "/v1/images/generations;",
+    "/v1/images/generations;a=b", "/v1;x/images/generations", "/v1/images;/generations", "/v1\\images\\generations",
+    "/v1/images\\generations", "/V1/images/generations", "/v1/Images/generations", "/v1/images/GENERATIONS",
+    "/v1/images/generations.json", "/v1/images/generations,", "/v1/images/generations:", "/v1/images/generations&n=1",
+    "/v1/images/generations%3fn=1", "/v1/images/generations%23", "/v1/v1/images/generations", "/v2/images/generations",
+    "/api/v1/images/generations", "/v1/images", "/v1/images/", "/v1/images/variations", "/v1/images/generations/x",
+    "/v1/images/generations/../edits", "/healthz/../v1/images/generations", "/v1/images/generations/healthz",
+    "/images//generations", "/images/generations//", "*", "/*", "/v1/*", "/openai/v1/images/generations",
+    "/v1/images/generat%C4%B1ons", "/v1/images/generations%E2%80%A6", "/v1/images/generations%ff",
+)  # fmt: skip
+
+HOSTS = (
+    "gateway.test", "127.0.0.1", "[::1]:8080", "api.3xcoder.com", "gateway.test/v1/images/generations",
+    "gateway.test/healthz?", "x@gateway.test", "gateway.test:99999999", "gateway.test#", "..", "",
+)  # fmt: skip
+
+
+def test_only_the_documented_paths_are_there(roomy: Watched) -> None:
+    """Sixty other spellings of a path lead nowhere, under whatever name of a host; nothing of any goes up."""
+    key = roomy.key("plain")
+    tried = 0
+    for path in PATHS:
+        for host in HOSTS:
+            request = wire.generation(key).replace(wire.GENERATIONS.encode(), path.encode(), 1)
+            answer = wire.ask(roomy.url, request.replace(b"gateway.test", host.encode(), 1))
+            assert answer.status in (400, 404), (path, host, answer.status)
+            tried += 1
+    assert tried >= 600
+    roomy.counters()
+    assert roomy.simulator.record.totals.connections_opened == 0
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_host_decides_nothing(host: str, roomy: Watched) -> None:
+    """Whatever name a client has for the gateway: an order is the path's, and goes to the configured upstream."""
+    key = roomy.key("plain")
+    request = wire.generation(key).replace(b"gateway.test", host.encode(), 1)
+    assert wire.ask(roomy.url, request).status == 200
+    (received,) = roomy.simulator.record.requests
+    assert received.header("host") == [roomy.simulator.origin.removeprefix("http://")]
+    health = wire.ask(roomy.url, get("/nothing", key).replace(b"gateway.test", host.encode(), 1))
+    assert health.status == 404
+
+
+def test_a_target_with_a_host_is_its_path(roomy: Watched) -> None:
+    """The absolute form, which a server must take (RFC 9112, 3.2.2), leads nowhere else: nobody's forward proxy."""
+    key = roomy.key("plain")
+    targets = {
+        "http://gateway.test/v1/images/generations": 200,
+        "https://api.3xcoder.com/v1/images/generations": 200,
+        "http://127.0.0.1:1/v1/models": 405,
+        "http://api.3xcoder.com/": 404,
+        "ftp://x@gateway.test:21/healthz/": 405,
+    }
+    for target, status in targets.items():
+        request = wire.generation(key).replace(wire.GENERATIONS.encode(), target.encode(), 1)
+        assert wire.ask(roomy.url, request).status == status, target
+    roomy.counters()
+    assert [request.target for request in roomy.simulator.record.requests] == [wire.GENERATIONS] * 2
+
+
 # The admin port
 
 
