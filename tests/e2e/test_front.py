@@ -8,6 +8,7 @@ import pytest
 
 from tests.e2e import wire
 from tests.e2e.watching import Watched
+from tests.support.simulated import API_KEY
 
 #: What Java's HttpClient sends with the first request on a connection.
 JAVA = (
@@ -244,3 +245,84 @@ def test_the_admin_port_reads_as_strictly(lines: Sequence[str], roomy: Watched) 
             assert (answer.status, answer.header("connection")) == (400, "close")
             assert json.loads(answer.body)["error"]["code"] == "invalid_value"
             assert line.at_end()
+
+
+# Who is believed, and what else a head may ask for
+
+
+def test_what_connection_names_is_not_taken_away(roomy: Watched) -> None:
+    """`Connection` may name any header: of the client's none goes up anyway, and the gateway's own stay."""
+    key = roomy.key("plain")
+    named = "authorization, content-length, content-type, host, accept, user-agent, transfer-encoding, x-request-id"
+    for lines in ((f"Connection: {named}",), ("Connection: keep-alive", f"Connection: {named}", "Keep-Alive: 9")):
+        assert wire.ask(roomy.url, wire.generation(key, *lines)).status == 200
+        edit = wire.edit(key, wire.text("prompt", "x"), wire.image(wire.png()), lines=lines)
+        assert wire.ask(roomy.url, edit).status == 200
+    for request in roomy.simulator.record.requests:
+        assert request.header("authorization") == [f"Bearer {API_KEY}"]
+        assert request.header("connection") == request.header("keep-alive") == []
+
+
+#: Headers by which clients say where they come from, or what else than this path and method they mean.
+CLAIMS = (
+    "X-Forwarded-For: 203.0.113.9", "X-Forwarded-For: 127.0.0.1", "Forwarded: for=203.0.113.9;host=other.test",
+    "X-Real-IP: 203.0.113.9", "X-Client-IP: 203.0.113.9", "X-Forwarded-Host: other.test", "X-Forwarded-Proto: https",
+    "X-Forwarded-Port: 1", "X-Forwarded-Prefix: /healthz", "X-Original-URL: /healthz", "X-Rewrite-URL: /healthz",
+    "X-HTTP-Method-Override: GET", "X-HTTP-Method: DELETE", "X-Method-Override: GET", "Proxy-Connection: close",
+    "Proxy-Authorization: Basic eDp5", "Range: bytes=0-1", "If-None-Match: *", "If-Modified-Since: x", "TE: gzip",
+    "Expect: 200-ok", "Accept-Encoding: gzip, br", "Accept: text/html", "Max-Forwards: 0", "Via: 1.1 x",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_no_claim_makes_it_another_request(claim: str, roomy: Watched) -> None:
+    """Whatever else a stranger's head says, the order is this path's and method's, and comes from its socket."""
+    answer = wire.ask(roomy.url, wire.generation(roomy.key("plain"), claim))
+    assert (answer.status, answer.header("content-type")) == (200, "application/json")
+    assert roomy.request_line(answer.header("x-request-id") or "")["client_ip"] == "127.0.0.1"
+    assert roomy.simulator.record.totals.images_made == 1
+
+
+@pytest.mark.parametrize("method", ["TRACE", "OPTIONS", "PROPFIND", "PURGE", "LINK", "M-SEARCH", "QUERY", "GET"])
+@pytest.mark.parametrize("path", [wire.GENERATIONS, wire.EDITS])
+def test_an_order_is_a_post(method: str, path: str, roomy: Watched) -> None:
+    """Any other method is refused, and TRACE sends nothing back of what it was sent."""
+    answer = wire.ask(roomy.url, get(path, roomy.key("plain"), "X-Canary: canary", method=method))
+    if answer.status != 400:  # for what the parser does not know
+        assert (answer.status, answer.error["code"], answer.header("allow")) == (405, "method_not_allowed", "POST")
+    assert b"canary" not in answer.body
+
+
+def test_no_other_origin_is_let_in(roomy: Watched) -> None:
+    """A browser's page gets no leave to read an answer or to send a key: not one header of CORS, on no answer."""
+    key = roomy.key("plain")
+    origin = ("Origin: https://evil.example", "Access-Control-Request-Method: POST")
+    asked = (*origin, "Access-Control-Request-Headers: authorization, content-type", "Sec-Fetch-Mode: cors")
+    statuses = {}
+    for path in (wire.GENERATIONS, wire.EDITS, "/v1/models", "/v1/usage", "/openapi.json", "/healthz", "/nothing"):
+        for method in ("OPTIONS", "GET"):
+            for url in (roomy.url, roomy.gateway.admin_url):
+                answer = wire.ask(url, get(path, key, *asked, method=method))
+                assert not [name for name, _ in answer.headers if name.startswith("access-control-")]
+                statuses[path, method, url == roomy.url] = answer.status
+    assert {status for (_, method, _), status in statuses.items() if method == "OPTIONS"} <= {404, 405}
+    assert wire.ask(roomy.url, wire.generation(key, *origin)).status == 200
+
+
+def test_no_answer_is_kept_or_guessed_at(roomy: Watched) -> None:
+    """Every answer of the gateway's may be stored by nobody and is of the type that it says."""
+    key = roomy.key("plain")
+    requests = [
+        *(get(path, key) for path in ("/v1/models", "/v1/models/dall-e-3", "/v1/usage", "/openapi.json", "/nothing")),
+        wire.generation(key),
+        wire.generation(key, n=0),
+        wire.generation(None),
+        wire.edit(key, wire.text("prompt", "x"), wire.image(wire.png())),
+        get(wire.EDITS, key),
+        wire.generation(key, "X_Odd: 1"),
+    ]
+    for request in requests:
+        answer = wire.ask(roomy.url, request)
+        assert (answer.header("cache-control"), answer.header("x-content-type-options")) == ("no-store", "nosniff")
+    broken = wire.ask(roomy.url, b"no HTTP\r\n\r\n")
+    assert broken.header("cache-control") == "no-store"
