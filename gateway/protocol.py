@@ -2,7 +2,7 @@
 
 a deadline for a request's head, from the connection or the last answer on
 a deadline for a client that does not read what it asked for
-bounds on the head's size, on the number of its headers, and on connections
+bounds on the head's size, on the number of its headers, on small chunks, and on connections
 the error shape of the gateway for heads that are no HTTP at all
 `abort`, for an answer that must not end cleanly; `wake`, for a wait that has lasted too long
 which listener a connection came in by
@@ -24,6 +24,11 @@ from gateway.core.errors import GatewayError, MalformedRequest, RequestTimeout
 _MAX_HEADERS = 128
 _MAX_HEAD = 64 * 1024
 
+#: Chunks of a body that may be of any size, and the bytes that more of them must hold on average. Each chunk costs a
+#: worker more than its bytes: a megabyte in chunks of one byte would hold up everybody else for a second.
+_SMALL_CHUNKS = 4096
+_MEAN_CHUNK = 64
+
 #: Seconds that an idle connection is left open when the worker leaves: a request may be on its way on it.
 _LINGER = 1.0
 
@@ -40,6 +45,10 @@ _SAID = 60.0
 
 class HeadTooLarge(Exception):
     """Raised within the parser, which gives up the connection."""
+
+
+class ChunksTooSmall(Exception):
+    """Raised within the parser, as well."""
 
 
 class Doors:
@@ -68,6 +77,8 @@ class Protocol(HttpToolsProtocol):
 
     _head_deadline: asyncio.TimerHandle | None = None
     _head_size = 0
+    _chunks = 0
+    _body_size = 0
     _in_head = False
     _deaf = False  #: nothing that comes is believed any more
     _last_words: asyncio.TimerHandle | None = None
@@ -140,7 +151,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._head_size = 0
+        self._head_size = self._chunks = self._body_size = 0
         self._in_head = True
         scope: dict[str, Any] = self.scope  # type: ignore[assignment]  # extensions are ours to name
         scope["extensions"] = {"gateway.abort": self.abort, "gateway.left": self._left, "gateway.wake": self.wake}
@@ -166,7 +177,13 @@ class Protocol(HttpToolsProtocol):
             # No upgrade is taken. But a proxy may believe that one was, and pass on unseen what comes behind it.
             self.cycle.keep_alive = False
 
+    def on_chunk_header(self) -> None:
+        self._chunks += 1
+        if self._chunks > _SMALL_CHUNKS and self._body_size < self._chunks * _MEAN_CHUNK:
+            raise ChunksTooSmall
+
     def on_body(self, body: bytes) -> None:
+        self._body_size += len(body)
         cycle = self.cycle
         if not cycle.body and not cycle.response_complete:
             # Handed on as it is: uvicorn would copy it into a bytearray, and that into bytes.
@@ -303,7 +320,8 @@ class _BodyAlone:
 
     def __init__(self, protocol: Protocol) -> None:
         self.on_header = protocol.on_header  # of trailers: the head's are known
-        self.on_body, self.on_message_complete = protocol.on_body, protocol.on_message_complete
+        self.on_chunk_header, self.on_body = protocol.on_chunk_header, protocol.on_body
+        self.on_message_complete = protocol.on_message_complete
 
 
 class _Joining:
@@ -351,4 +369,4 @@ class _Intake(asyncio.BufferedProtocol):
 
 
 def _malformed() -> MalformedRequest:
-    return MalformedRequest("The request is not valid HTTP/1.1, or its head is too large.")
+    return MalformedRequest("The request is not valid HTTP/1.1, or its head is too large, or its chunks are too small.")

@@ -25,6 +25,15 @@ PLAIN = {
 #: What the issuer `corp` of the roomy gateway signs with.
 JWT_SECRET = "a secret that is shared with the issuer corp"
 
+ISSUERS: dict[str, Any] = {
+    "corp": {
+        "issuer": "https://id.test",
+        "audience": "image-gateway",
+        "algorithms": ["HS256"],
+        "secret": "env:TEST_JWT_SECRET",
+    }
+}
+
 #: Teams that are refused, each by one thing.
 NARROW: dict[str, dict[str, Any]] = {
     "square": {
@@ -108,14 +117,7 @@ def one_roomy(one_simulator: SimulatorThread) -> Iterator[Watched]:
     teams["late"]["keys"][0]["expires"] = "2020-01-01"
     whole = config(one_simulator.base_url)
     whole["teams"] |= teams
-    whole["jwt_issuers"] = {
-        "corp": {
-            "issuer": "https://id.test",
-            "audience": "image-gateway",
-            "algorithms": ["HS256"],
-            "secret": "env:TEST_JWT_SECRET",
-        }
-    }
+    whole["jwt_issuers"] = ISSUERS
     with running_gateway(config=whole, environ={"TEST_JWT_SECRET": JWT_SECRET}) as gateway:
         yield Watched(gateway, one_simulator)
 
