@@ -142,7 +142,7 @@ async def _nothing_there(scope: Scope, receive: Receive, send: Send) -> None:
 def build_admin(parts: Parts, folder: Path) -> ASGIApp:
     """The admin port's application. folder: where the workers' metrics files are."""
     admin = Starlette(
-        routes=[*health.routes(parts, public=False), *scrape.routes(parts, folder), *dashboard.routes(parts)]
+        routes=[*health.routes(parts, public=False), *scrape.routes(parts, folder), *dashboard.routes(parts, folder)]
     )
     return partial(_framed, admin)
 

@@ -2,13 +2,14 @@
 
 import contextlib
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from gateway.slots import clear_abandoned, hold, tell_config, told_configs
+from gateway.slots import clear_abandoned, counted, hold, tell_config, told_configs
 
 
 @contextlib.contextmanager
@@ -65,3 +66,36 @@ def test_a_worker_may_be_found_dead_within_a_look(tmp_path: Path) -> None:
     tell_config(tmp_path, 0, "same")
     (tmp_path / "config-1").symlink_to(tmp_path / "gone")
     assert told_configs(tmp_path) == {"same": 1}
+
+
+def test_what_is_counted_is_found_by_name(tmp_path: Path) -> None:
+    """Each worker's samples of the asked-for names come with their labels, odd ones too; what is at 0 and the rest do
+    not; a bucket stands by itself.
+    """
+    program = (
+        "import sys; from pathlib import Path; from gateway.slots import take_slot\n"
+        "folder = Path(sys.argv[1]); take_slot(folder)\n"
+        "from prometheus_client import CollectorRegistry, Counter, Histogram\n"
+        "registry = CollectorRegistry()\n"
+        "asked = Counter('asked_total', 'help', ['who'], registry=registry)\n"
+        "asked.labels('a \"b\" c').inc(3); asked.labels('nobody').inc(0)\n"
+        "Counter('other_total', 'asked_total', registry=registry).inc()\n"
+        "times = Histogram('times', 'help', registry=registry, buckets=(1, 2))\n"
+        "[times.observe(value) for value in (0.5, 1.5, 1.5)]\n"
+    )
+    held = (
+        "from gateway.slots import take_slot; from pathlib import Path; import subprocess, sys\n"
+        "take_slot(Path(sys.argv[2])); sys.exit(subprocess.call([sys.executable, '-c', sys.argv[1], sys.argv[2]]))"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)  # slot 0, by a worker that then dies
+    subprocess.run([sys.executable, "-c", held, program, str(tmp_path)], check=True)  # slot 1, beside a living one
+    found = [(name, dict(labels), value) for name, labels, value in counted(tmp_path, {"asked_total", "times_bucket"})]
+    assert sorted(found, key=str) == sorted(
+        2
+        * [
+            ("asked_total", {"who": 'a "b" c'}, 3.0),
+            ("times_bucket", {"le": "1.0"}, 1.0),
+            ("times_bucket", {"le": "2.0"}, 2.0),
+        ],
+        key=str,
+    )

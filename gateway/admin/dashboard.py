@@ -1,63 +1,224 @@
-"""The page for people who would rather look than read: images, cost and rules as the store has them now."""
+"""The pages for people who would rather look than read: all teams, one team, the config, as they are now.
 
-from functools import partial
+They are whole without a script. With one they are fetched anew every few seconds, and what has changed is put in its
+place. Nothing is loaded from elsewhere.
+"""
+
+import asyncio
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from datetime import date
 from importlib.resources import files
+from pathlib import Path
+from typing import Any
 
-from jinja2 import Environment, PackageLoader, select_autoescape
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from gateway import __version__
-from gateway.admin import guard
-from gateway.admin.team import spent
+from gateway.admin import guard, overview, traffic
+from gateway.admin.figures import Figures, Reading
+from gateway.core.catalog import Settings, Team
 from gateway.core.errors import StoreUnavailable
-from gateway.core.refusals import local_time, rule_facts
+from gateway.core.quota import ORGANIZATION
+from gateway.core.refusals import dollars, local_time, measured
+from gateway.core.remedies import remedies
+from gateway.core.usage import Spent
+from gateway.core.windows import Calendar
 from gateway.parts import Parts
+from gateway.slots import told_configs
 
-#: Nothing is loaded from elsewhere and nothing runs.
-_POLICY = "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+REFUSALS = 20  #: of a team, that are shown
+
+#: Nothing comes from elsewhere, and no script or style stands in a page. uPlot and htmx set styles by script alone.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+_HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-store",
+}
+
+_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".txt": "text/plain"}
+_FOR_EVER = "public, max-age=31536000, immutable"
 
 
-def routes(parts: Parts) -> list[Route]:
-    pages = Environment(loader=PackageLoader("gateway.admin"), autoescape=select_autoescape())
-    style = (files("gateway.admin") / "templates" / "overview.css").read_bytes()
+def routes(parts: Parts, folder: Path) -> list[Route]:
+    """folder: where the workers' metrics files are."""
+    pages = Pages(parts, folder)
     return [
-        Route("/", partial(_overview, parts=parts, pages=pages), methods=["GET"]),
-        Route("/overview.css", partial(_style, style=style), methods=["GET"]),
+        Route("/", pages.of_all, methods=["GET"]),
+        Route("/config", pages.of_config, methods=["GET"]),
+        Route("/teams/{team}", pages.of_team, methods=["GET"]),
+        Route("/static/{name}", pages.static, methods=["GET"]),
     ]
 
 
-async def _style(request: Request, *, style: bytes) -> Response:
-    del request
-    return Response(style, media_type="text/css")
+class Pages:
+    """One worker's."""
+
+    def __init__(self, parts: Parts, folder: Path) -> None:
+        self._parts, self._folder = parts, folder
+        self._figures, self._calendar = Figures(parts), Calendar()
+        self._static = _static_files()
+        self._templates = Environment(
+            loader=PackageLoader("gateway.admin"),
+            autoescape=select_autoescape(),
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        # A file's address changes with its bytes, so that a browser may keep it.
+        versions = {name: hashlib.sha256(data).hexdigest()[:12] for name, data in self._static.items()}
+        self._templates.globals |= {"version": __version__, "versions": versions, "measured": measured}
+        self._templates.filters |= {"usd": _usd, "count": "{:,}".format, "seconds": _seconds, "moment": _moment}
+
+    async def static(self, request: Request) -> Response:
+        """The files that come along. They are no secret, so they ask for no token."""
+        name = request.path_params["name"]
+        data = self._static.get(name)
+        if data is None:
+            return PlainTextResponse("Not found.\n", 404, headers=_HEADERS)
+        return Response(data, media_type=_TYPES[Path(name).suffix], headers={**_HEADERS, "cache-control": _FOR_EVER})
+
+    async def of_all(self, request: Request) -> Response:
+        if refusal := guard.refuse(request, self._parts.settings()):
+            return refusal
+        settings, reading = await self._present()
+        notices, facts = self._notices(settings), {"traffic": await self._traffic(), "days": {}}
+        if reading is not None:
+            notices += overview.notices_of_rules(reading)
+            facts |= {
+                "teams": overview.team_lines(reading, self._calendar),
+                "total": overview.totals(reading),
+                "by_size": overview.by_labels(reading, ("size", "quality"), reading.members),
+                "rules": overview.bars(reading, ORGANIZATION, self._calendar),
+                "days": await self._days(reading, list(reading.members)),
+            }
+        facts["notices"], facts["more_notices"] = notices[: overview.MOST], max(0, len(notices) - overview.MOST)
+        return self._page("overview.html", settings, reading, facts, own="./")
+
+    async def of_team(self, request: Request) -> Response:
+        if refusal := guard.refuse(request, self._parts.settings()):
+            return refusal
+        name = request.path_params["team"]
+        settings, reading = await self._present()
+        team = settings.teams.get(name)
+        if team is None and (reading is None or name not in reading.members):
+            return PlainTextResponse("There is no team of that name.\n", 404, headers=_HEADERS)
+        facts: dict[str, Any] = {
+            "name": name,
+            "team": team,
+            "keys": sorted((k for k in settings.keys.values() if k.team == name), key=lambda key: key.id),
+            "outcomes": (await self._traffic()).outcomes(name),
+            "zone": team.zone if team is not None else settings.zone,
+        }
+        if reading is not None:
+            facts |= {
+                "total": overview.totals(reading, [name]),
+                "by_size": overview.by_labels(reading, ("size", "quality"), [name]),
+                "by_key": overview.by_labels(reading, ("key", "endpoint", "model"), [name]),
+                "rules": overview.bars(reading, name, self._calendar),
+                "days": await self._days(reading, [name]),
+                **await self._kept_of(name, team, settings),
+            }
+        return self._page("team.html", settings, reading, facts, own=name, root="../")
+
+    async def of_config(self, request: Request) -> Response:
+        if refusal := guard.refuse(request, self._parts.settings()):
+            return refusal
+        settings, reading = await self._present()
+        facts = {
+            "problems": self._parts.settings.problems,
+            "workers": told_configs(self._folder),
+            "reloads": self._parts.reloads.latest(),
+            "keys": sorted(settings.keys.values(), key=lambda key: (key.team, key.id)),
+        }
+        return self._page("config.html", settings, reading, facts, own="config")
+
+    async def _present(self) -> tuple[Settings, Reading | None]:
+        """The config in force and what the store says of it; None while the store is away."""
+        try:
+            reading = await self._figures.reading()
+        except StoreUnavailable:
+            return self._parts.settings(), None
+        return reading.settings, reading
+
+    async def _days(self, reading: Reading, teams: Sequence[str]) -> Mapping[date, Spent]:
+        try:
+            return await self._figures.days(reading, teams)
+        except StoreUnavailable:
+            return {}
+
+    async def _traffic(self) -> traffic.Traffic:
+        return await asyncio.to_thread(traffic.read, self._folder)
+
+    async def _kept_of(self, name: str, team: Team | None, settings: Settings) -> Mapping[str, Any]:
+        """The team's latest refusals, each with what would help, and what was granted and corrected this month."""
+        administration, rules = self._parts.ledger.administration(), team.rules if team is not None else ()
+        try:
+            refusals = [json.loads(text) for text in (await administration.refusals([name]))[:REFUSALS]]
+            grants, changes = await administration.recall(rules, since=self._parts.ledger.now() - 31 * 86_400)
+        except StoreUnavailable:
+            return {"refusals": [], "grants": [], "changes": []}
+        return {
+            "refusals": [{**refusal, "helps": remedies(refusal, settings)} for refusal in refusals],
+            "grants": grants,
+            "changes": [change for change in changes if change.team == name],
+        }
+
+    def _notices(self, settings: Settings) -> list[overview.Notice]:
+        ledger, problems = self._parts.ledger, self._parts.settings.problems
+        notices = list(overview.notices_of_config(problems, told_configs(self._folder)))
+        if ledger.lost:
+            words = f"The store has forgotten what it knew {ledger.lost} times since it began"
+            notices.append(overview.Notice("near", words))
+        return notices + list(overview.notices_of_keys(settings, ledger.now()))
+
+    def _page(
+        self,
+        template: str,
+        settings: Settings,
+        reading: Reading | None,
+        facts: Mapping[str, Any],
+        *,
+        own: str,
+        root: str = "./",
+    ) -> Response:
+        """root: the way to `/` from here, own: to this page, so that a proxy may put all of it below a path."""
+        text = self._templates.get_template(template).render(
+            root=root, own=own, settings=settings, reading=reading, now=self._parts.ledger.now(), **facts
+        )
+        return Response(text, media_type="text/html", headers=_HEADERS)
 
 
-async def _overview(request: Request, *, parts: Parts, pages: Environment) -> Response:
-    settings = parts.settings()
-    if refusal := guard.refuse(request, settings):
-        return refusal
-    teams = list(settings.teams.values())
-    rules = [*(rule for team in teams for rule in team.rules), *settings.organization]
-    facts: dict[str, object] = {"teams": [], "rules": [], "store_up": True}
-    try:
-        states = await parts.ledger.states(rules)
-        usage = await parts.ledger.usage([(team.id, team.zone) for team in teams])
-    except StoreUnavailable:
-        facts["store_up"] = False
-    else:
-        facts["rules"] = [rule_facts(state) for state in states]
-        facts["teams"] = [
-            {"id": team.id, "today": spent(usage[team.id]["day"]), "month": spent(usage[team.id]["month"])}
-            for team in teams
-        ]
-    page = pages.get_template("overview.html").render(
-        version=__version__,
-        config_hash=settings.hash,
-        problems=parts.settings.problems,
-        reloads=[{"at": local_time(each.at // 1, settings.zone), "reload": each} for each in parts.reloads.latest()],
-        store_kind=settings.store.kind,
-        **facts,
-    )
-    headers = {"content-security-policy": _POLICY, "x-content-type-options": "nosniff", "cache-control": "no-store"}
-    return Response(page, media_type="text/html", headers=headers)
+def _static_files() -> Mapping[str, bytes]:
+    folder = files("gateway.admin") / "static"
+    return {file.name: file.read_bytes() for file in folder.iterdir() if re.search(r"\.(js|css|svg|txt)$", file.name)}
+
+
+def _usd(micro: int) -> str:
+    """All decimals that `gateway usage` shows, and none more."""
+    whole, _, decimals = dollars(micro).partition(".")
+    return f"${int(whole):,}.{decimals}"
+
+
+def _seconds(seconds: float | None) -> str:
+    """In the unit that fits."""
+    if seconds is None:
+        return "-"
+    return f"{seconds * 1000:.1f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+def _moment(at: float, zone: str) -> str:
+    return local_time(at // 1, zone)

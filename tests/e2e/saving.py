@@ -105,7 +105,7 @@ class Site:
         return found
 
     def page(self) -> str:
-        return self._shown("/")
+        return self._shown("/config")
 
     def exposition(self) -> str:
         return self._shown("/metrics")
