@@ -29,7 +29,7 @@ class Page(HTMLParser):
         self.tags.append((tag, found))
         if tag not in _VOID and not tag.startswith("!"):
             self._open.append(tag)
-        if found.get("role") == "region":
+        if found.get("role") == "group":
             self._label = found["aria-label"] or ""
             self.tables[self._label] = []
         elif tag == "tr":
