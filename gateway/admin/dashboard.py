@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from importlib.resources import files
 from pathlib import Path
@@ -69,12 +69,13 @@ class Pages:
 
     def __init__(self, parts: Parts, folder: Path) -> None:
         self._parts, self._folder = parts, folder
-        self._figures, self._calendar = Figures(parts), Calendar()
+        self._figures = Figures(parts)
         self._static = _static_files()
         self._templates = Environment(
             loader=PackageLoader("gateway.admin"),
             autoescape=select_autoescape(),
             undefined=StrictUndefined,
+            auto_reload=False,
             trim_blocks=True,
             lstrip_blocks=True,
         )
@@ -95,56 +96,71 @@ class Pages:
         if refusal := guard.refuse(request, self._parts.settings()):
             return refusal
         settings, reading = await self._present()
-        notices, facts = self._notices(settings), {"traffic": await self._traffic(), "days": {}}
+        days = await self._days(reading, list(reading.members)) if reading is not None else {}
+        return await _made(self._overview, settings, reading, days)
+
+    def _overview(self, settings: Settings, reading: Reading | None, days: Mapping[date, Spent]) -> str:
+        notices = self._notices(settings)
+        facts: dict[str, Any] = {"traffic": traffic.read(self._folder), "days": days}
         if reading is not None:
+            calendar = Calendar()
             notices += overview.notices_of_rules(reading)
             facts |= {
-                "teams": overview.team_lines(reading, self._calendar),
+                "teams": overview.team_lines(reading, calendar),
                 "total": overview.totals(reading),
                 "by_size": overview.by_labels(reading, ("size", "quality"), reading.members),
-                "rules": overview.bars(reading, ORGANIZATION, self._calendar),
-                "days": await self._days(reading, list(reading.members)),
+                "rules": overview.bars(reading, ORGANIZATION, calendar),
             }
         facts["notices"], facts["more_notices"] = notices[: overview.MOST], max(0, len(notices) - overview.MOST)
-        return self._page("overview.html", settings, reading, facts, own="./")
+        return self._rendered("overview.html", settings, reading, facts, own="./")
 
     async def of_team(self, request: Request) -> Response:
         if refusal := guard.refuse(request, self._parts.settings()):
             return refusal
         name = request.path_params["team"]
         settings, reading = await self._present()
-        team = settings.teams.get(name)
-        if team is None and (reading is None or name not in reading.members):
+        if name not in settings.teams and (reading is None or name not in reading.members):
             return PlainTextResponse("There is no team of that name.\n", 404, headers=_HEADERS)
+        kept: Mapping[str, Any] = {}
+        if reading is not None:
+            team = settings.teams.get(name)
+            kept = {"days": await self._days(reading, [name]), **await self._kept_of(name, team)}
+        return await _made(self._team, name, settings, reading, kept)
+
+    def _team(self, name: str, settings: Settings, reading: Reading | None, kept: Mapping[str, Any]) -> str:
+        team = settings.teams.get(name)
         facts: dict[str, Any] = {
             "name": name,
             "team": team,
             "keys": sorted((k for k in settings.keys.values() if k.team == name), key=lambda key: key.id),
-            "outcomes": (await self._traffic()).outcomes(name),
+            "outcomes": traffic.read(self._folder).outcomes(name),
             "zone": team.zone if team is not None else settings.zone,
+            **kept,
         }
         if reading is not None:
             facts |= {
                 "total": overview.totals(reading, [name]),
                 "by_size": overview.by_labels(reading, ("size", "quality"), [name]),
                 "by_key": overview.by_labels(reading, ("key", "endpoint", "model"), [name]),
-                "rules": overview.bars(reading, name, self._calendar),
-                "days": await self._days(reading, [name]),
-                **await self._kept_of(name, team, settings),
+                "rules": overview.bars(reading, name, Calendar()),
+                "refusals": [{**refusal, "helps": remedies(refusal, settings)} for refusal in kept["refusals"]],
             }
-        return self._page("team.html", settings, reading, facts, own=name, root="../")
+        return self._rendered("team.html", settings, reading, facts, own=name, root="../")
 
     async def of_config(self, request: Request) -> Response:
         if refusal := guard.refuse(request, self._parts.settings()):
             return refusal
         settings, reading = await self._present()
+        return await _made(self._config, settings, reading)
+
+    def _config(self, settings: Settings, reading: Reading | None) -> str:
         facts = {
             "problems": self._parts.settings.problems,
             "workers": told_configs(self._folder),
             "reloads": self._parts.reloads.latest(),
             "keys": sorted(settings.keys.values(), key=lambda key: (key.team, key.id)),
         }
-        return self._page("config.html", settings, reading, facts, own="config")
+        return self._rendered("config.html", settings, reading, facts, own="config")
 
     async def _present(self) -> tuple[Settings, Reading | None]:
         """The config in force and what the store says of it; None while the store is away."""
@@ -160,19 +176,16 @@ class Pages:
         except StoreUnavailable:
             return {}
 
-    async def _traffic(self) -> traffic.Traffic:
-        return await asyncio.to_thread(traffic.read, self._folder)
-
-    async def _kept_of(self, name: str, team: Team | None, settings: Settings) -> Mapping[str, Any]:
-        """The team's latest refusals, each with what would help, and what was granted and corrected this month."""
+    async def _kept_of(self, name: str, team: Team | None) -> Mapping[str, Any]:
+        """The team's latest refusals, and what was granted and corrected of its rules in the last month."""
         administration, rules = self._parts.ledger.administration(), team.rules if team is not None else ()
         try:
-            refusals = [json.loads(text) for text in (await administration.refusals([name]))[:REFUSALS]]
+            refusals = await administration.refusals([name])
             grants, changes = await administration.recall(rules, since=self._parts.ledger.now() - 31 * 86_400)
         except StoreUnavailable:
             return {"refusals": [], "grants": [], "changes": []}
         return {
-            "refusals": [{**refusal, "helps": remedies(refusal, settings)} for refusal in refusals],
+            "refusals": [json.loads(text) for text in refusals[:REFUSALS]],
             "grants": grants,
             "changes": [change for change in changes if change.team == name],
         }
@@ -185,7 +198,7 @@ class Pages:
             notices.append(overview.Notice("near", words))
         return notices + list(overview.notices_of_keys(settings, ledger.now()))
 
-    def _page(
+    def _rendered(
         self,
         template: str,
         settings: Settings,
@@ -194,12 +207,16 @@ class Pages:
         *,
         own: str,
         root: str = "./",
-    ) -> Response:
+    ) -> str:
         """root: the way to `/` from here, own: to this page, so that a proxy may put all of it below a path."""
-        text = self._templates.get_template(template).render(
+        return self._templates.get_template(template).render(
             root=root, own=own, settings=settings, reading=reading, now=self._parts.ledger.now(), **facts
         )
-        return Response(text, media_type="text/html", headers=_HEADERS)
+
+
+async def _made(make: Callable[..., str], *facts: object) -> Response:
+    """A page of what has been read. With hundreds of teams it takes a while, in which orders must not wait."""
+    return Response(await asyncio.to_thread(make, *facts), media_type="text/html", headers=_HEADERS)
 
 
 def _static_files() -> Mapping[str, bytes]:

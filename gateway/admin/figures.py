@@ -12,7 +12,7 @@ from gateway.core.quota import RuleState
 from gateway.core.usage import Spent, entries
 from gateway.parts import Parts
 
-FRESH = 1.0  #: seconds for which a reading serves whoever else asks
+FRESH = 2.0  #: seconds for which a reading serves whoever else asks
 DAYS = 30  #: days that are drawn, today included
 
 _OPEN = 2  # days before today that may still change: a definite outcome may come 24 hours after a presumption
