@@ -104,18 +104,19 @@ class Showing:
         """What a command says with --json."""
         return json.loads(self.command(*words, "--json"))
 
-    def book(self, team: str, day: date, amounts: Amounts, *, unknown: int = 0) -> None:
-        """Put a day of the past into the store. unknown: images of the first kind beside, whose end nobody knows."""
-        names = scripts.keys("gateway")[-1]
-        with redis.Redis.from_url(self.store, decode_responses=True) as store:
-            for i, ((size, quality, price), images) in enumerate(amounts.items()):
-                label = f"test|main|dall-e-3|{size}|{quality}|generations"
-                for kind, number in (("delivered", images), ("unknown", unknown if i == 0 else 0)):
-                    for table in (f"{names}{team}:{day}", f"{names}{team}:{day:%Y-%m}"):
-                        if number:
-                            store.hincrby(table, f"{label}|{kind}|images", number)
-                            store.hincrby(table, f"{label}|{kind}|usd", number * price)
-            store.zadd(f"{names}teams", {team: datetime.now(UTC).timestamp() * 1000})
+
+def book(url: str, team: str, day: date, amounts: Amounts, *, unknown: int = 0) -> None:
+    """Put a day of the past into the store. unknown: images of the first kind beside, whose end nobody knows."""
+    names = scripts.keys("gateway")[-1]
+    with redis.Redis.from_url(url, decode_responses=True) as store:
+        for i, ((size, quality, price), images) in enumerate(amounts.items()):
+            label = f"test|main|dall-e-3|{size}|{quality}|generations"
+            for kind, number in (("delivered", images), ("unknown", unknown if i == 0 else 0)):
+                for table in (f"{names}{team}:{day}", f"{names}{team}:{day:%Y-%m}"):
+                    if number:
+                        store.hincrby(table, f"{label}|{kind}|images", number)
+                        store.hincrby(table, f"{label}|{kind}|usd", number * price)
+        store.zadd(f"{names}teams", {team: datetime.now(UTC).timestamp() * 1000})
 
 
 @contextmanager
@@ -146,7 +147,7 @@ def with_a_past(showing: Showing, *, days: int = 45) -> None:
         for name, habits in _HABITS.items():
             amounts = {kind: round(usual * quiet * dice.uniform(0.6, 1.4)) for kind, usual in habits.items()}
             if name != "former" or age > 12:
-                showing.book(name, day, amounts, unknown=1 if dice.random() < 0.05 else 0)
+                book(showing.store, name, day, amounts, unknown=1 if dice.random() < 0.05 else 0)
     usage = showing.told("usage", "--by", "team")
     used = {row["team"]: row["usd"] for row in usage["rows"]} | {"organization": usage["total"]["usd"]}
     for name in ("design", "research", "organization"):
