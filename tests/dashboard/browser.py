@@ -19,6 +19,7 @@ class Screen:
     troubles: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.page.clock.install()
         self.page.on(
             "console", lambda said: self.troubles.append(said.text) if said.type in {"error", "warning"} else None
         )
@@ -28,11 +29,18 @@ class Screen:
             "response", lambda got: self.troubles.append(f"{got.url}: {got.status}") if got.status >= 400 else None
         )
 
+    def a_moment_later(self) -> None:
+        """Let the page's clock go on by as long as it waits before it fetches itself anew."""
+        self.page.clock.fast_forward(5_000)
+
     def fetched_anew(self) -> None:
         """Wait until what the page shows has been fetched once more."""
         self.page.evaluate(
-            "() => new Promise(done => document.addEventListener('htmx:after:swap', () => done(), {once: true}))"
+            "() => { document.addEventListener('htmx:after:swap', () => { window.swapped = true; }, {once: true}); }"
         )
+        self.a_moment_later()
+        self.page.wait_for_function("() => window.swapped")
+        self.page.evaluate("() => { delete window.swapped; }")
 
 
 @contextmanager

@@ -160,6 +160,8 @@ def with_a_present(showing: Showing) -> None:
     for name, orders in _TODAY.items():
         for order in orders:
             assert showing.order(name, **order) in {200, 403, 429}
+    models = f"{showing.gateway.url}/v1/models"  # which is no order
+    assert httpx.get(models, headers=showing.gateway.auth("design"), verify=NO_TLS).status_code == 200
     for behaviour, status in (({"status": 504}, 424), ({"status": 500}, 502)):
         showing.simulator.script(behaviour)
         assert showing.order("free") == status

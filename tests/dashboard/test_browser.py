@@ -10,6 +10,7 @@ from playwright.sync_api import Browser, Error, expect
 from tests.dashboard.browser import DESK, PHONE, Screen, running_browser, screen
 from tests.dashboard.showing import Showing, running_showing, with_a_past, with_a_present
 from tests.support import packages
+from tests.support.site import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.debian("chromium")]
 
@@ -102,6 +103,8 @@ def test_figures_change_while_one_looks(showing: Showing, browser: Browser) -> N
         today = shown.page.locator("#days tbody tr").last
         before, drawn = int(cell.inner_text()), int(today.get_attribute("data-images") or "")
         assert showing.order("free", n=2) == 200
+        wait_until(lambda: f'data-images="{drawn + 2}"' in showing.get("/").text)
+        shown.a_moment_later()
         expect(cell).to_have_text(str(before + 2), timeout=PATIENCE)
         assert int(today.get_attribute("data-images") or "") == drawn + 2
         assert shown.page.evaluate("window.mine") is True
@@ -179,9 +182,25 @@ def test_what_is_old_says_so(browser: Browser) -> None:
         shown.page.wait_for_selector("#team-free")
         showing.gateway.stop()
         pulse = expect(shown.page.locator("#pulse"))
+        shown.a_moment_later()
         pulse.to_contain_text("Not live since", timeout=PATIENCE)
         assert shown.page.locator("#team-free").is_visible()
         showing.gateway.start()
+        shown.a_moment_later()
+        pulse.to_have_text("Live", timeout=PATIENCE)
+
+
+def test_what_a_proxy_answers_is_not_shown(showing: Showing, browser: Browser) -> None:
+    """A fault that comes in the page's place, from whoever stands before the gateway, leaves its figures, and shows."""
+    with screen(browser) as shown:
+        shown.page.goto(showing.page)
+        shown.page.route("**/*", lambda route: route.fulfill(status=502, body='<div id="live">Bad gateway</div>'))
+        pulse = expect(shown.page.locator("#pulse"))
+        shown.a_moment_later()
+        pulse.to_contain_text("Not live since", timeout=PATIENCE)
+        assert shown.page.locator("#team-free").is_visible()
+        shown.page.unroute("**/*")
+        shown.a_moment_later()
         pulse.to_have_text("Live", timeout=PATIENCE)
 
 
