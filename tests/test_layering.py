@@ -146,7 +146,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 OWNERS: dict[str, tuple[str, ...]] = {
     "PIL": ("gateway.simulator.drawing", "gateway.demo", "gateway.cli.chart"),
     "gunicorn": ("gateway.server", "gateway.worker"),
-    "httptools": ("gateway.answer", "gateway.connection", "gateway.simulator.connection"),
+    "httptools": ("gateway.answer", "gateway.connection", "gateway.protocol", "gateway.simulator.connection"),
     # Its types are how the transport speaks to Forward; its client runs in the demo alone.
     "httpx": (
         "gateway.jwks",

@@ -187,7 +187,7 @@ def test_a_long_answer_that_breaks_off_has_no_clean_end(fault: Literal["cut", "r
     before = roomy.counters()
     roomy.simulator.script(Behaviour(fault=fault, pad=300_000, after=500_000, chunked=True))
     with wire.connected(roomy.url) as connection:
-        connection.send(wire.generation(roomy.key("plain"), prompt=PROMPT, n=3, **LONG))
+        connection.send(wire.generation(roomy.key("plain"), prompt=f"{PROMPT}, {fault}", n=3, **LONG))
         with pytest.raises((EOFError, ConnectionError)):
             connection.read()
     changed = changes(before, roomy.counters())
