@@ -1,9 +1,13 @@
 """Keys: their form, how a request carries one and how it is found."""
 
 import hashlib
+import sys
 import zlib
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -99,6 +103,43 @@ def test_find_compares_the_digest_it_found() -> None:
     """A mapping that gives a key with another digest does not let the secret in."""
     wrong = {keys.digest(SECRET): Key(team="design", id="ci", digest=keys.digest(OWN_SECRET))}
     assert _refusal(lambda: keys.find(SECRET, wrong, 0.0, message=MESSAGE)).reason == "unknown"
+
+
+def test_no_step_tells_how_much_of_a_key_was_right() -> None:
+    """However many characters of a guess stand in a real key, the look-up takes the same lines of the same files."""
+    known = _known(SECRET)
+    other = keys.make(bytes(range(41, 81)))
+
+    def guess(right: int) -> str:
+        body = SECRET[4 : 4 + right] + other[4 + right : 37]
+        return f"igw_{body}{keys._checksum(body)}"
+
+    guesses = [guess(right) for right in range(keys.RANDOM_LENGTH)]
+    assert SECRET not in guesses
+    assert all(map(keys.looks_like_key, guesses))
+    steps = {_steps(partial(_refusal, partial(keys.find, each, known, 0.0, message=MESSAGE))) for each in guesses}
+    assert len(steps) == 1
+    assert len(steps.pop()) > 10
+
+
+def _steps(call: Callable[[], object]) -> tuple[tuple[str, int], ...]:
+    """The files and lines of the gateway's core that a call goes through, in order."""
+    lines: list[tuple[str, int]] = []
+    here = str(Path(keys.__file__).parent)
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        if not frame.f_code.co_filename.startswith(here):
+            return None
+        lines.append((frame.f_code.co_filename, frame.f_lineno))
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    return tuple(lines)
 
 
 def test_a_key_expires_at_its_second() -> None:
