@@ -114,6 +114,7 @@ def test_the_corpus_of_another_server(roomy: Watched) -> None:
         "012": "their configured size of a header",
         "limit_header_default_01": "their limit on a header",
         "041": "two Content-Types: of no meaning where nothing of the head goes up",
+        "rfc9110_trailer_forbidden_host_01": "a trailer, which decides nothing here: it is passed over",
         "rfc9112_chunked_missing_final_crlf_01": "answered before the body's end, and the connection closed",
         "rfc9112_leading_crlf_02": "empty lines before a request, which RFC 9112, 2.2 says to pass over",
         "rfc9112_target_asterisk_non_options_01": "a path like any other, at which there is nothing",
