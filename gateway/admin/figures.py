@@ -50,7 +50,7 @@ class Figures:
         self._ledger, self._settings, self._clock = parts.ledger, parts.settings, clock
         self._reading: Reading | None = None
         self._read_at = 0.0
-        self._days: dict[str, tuple[float, Spent]] = {}  # by table: when it was read, what it came to
+        self._days: dict[tuple[str, date], tuple[float, Spent]] = {}  # of a team: when it was read, what it came to
         self._lost: int | None = None
         self._one = asyncio.Lock()  # whoever comes meanwhile gets the same reading
 
@@ -73,37 +73,44 @@ class Figures:
 
     async def days(self, reading: Reading, teams: Sequence[str]) -> dict[date, Spent]:
         """What these teams were charged on each of the last days, by their own calendars, the oldest first."""
-        spans = {team: _last_days(reading.at, reading.members[team].zone) for team in teams}
+        zones = {reading.members[team].zone for team in teams}
+        calendars = {zone: _last_days(reading.at, zone) for zone in zones}
+        spans = {team: calendars[reading.members[team].zone] for team in teams}
         async with self._one:
-            await self._fetch(
-                [
-                    (f"{team}:{day}", age <= _OPEN)
-                    for team, days in spans.items()
-                    for age, day in enumerate(reversed(days))
-                    if age
-                ]
-            )
-        totals: dict[date, Spent] = {}
-        for team, days in spans.items():
-            for day in days[:-1]:
-                totals[day] = totals.get(day, Spent()) + self._days[f"{team}:{day}"][1]
-            totals[days[-1]] = totals.get(days[-1], Spent()) + whole(reading.usage[team]["day"])
-        return dict(sorted(totals.items()))
+            if len(self._days) > 2 * DAYS * len(reading.members):  # days that nobody asks for any more
+                self._days = {}
+            await self._fetch(spans)
+            known = self._days
+        return await asyncio.to_thread(_summed, spans, known, reading)
 
-    async def _fetch(self, wanted: Sequence[tuple[str, bool]]) -> None:
-        """Have these tables; those that are open are read anew now and then, the others once."""
+    async def _fetch(self, spans: Mapping[str, Sequence[date]]) -> None:
+        """Have the days before today; those that are open are read anew now and then, the others once."""
         if self._lost != self._ledger.lost:  # what is kept here is of a history that the store no longer has
             self._days, self._lost = {}, self._ledger.lost
-        now = self._clock()
+        now, days = self._clock(), self._days
         missing = [
-            name
-            for name, is_open in wanted
-            if name not in self._days or (is_open and now - self._days[name][0] > _OPEN_FRESH)
+            (team, day)
+            for team, span in spans.items()
+            for closed, past in ((True, span[: -1 - _OPEN]), (False, span[-1 - _OPEN : -1]))
+            for day in past
+            if (team, day) not in days or not (closed or now - days[team, day][0] <= _OPEN_FRESH)
         ]
         for i in range(0, len(missing), _AT_ONCE):
-            names = missing[i : i + _AT_ONCE]
-            for name, table in zip(names, await self._ledger.booked(names), strict=True):
-                self._days[name] = (now, whole(table))
+            some = missing[i : i + _AT_ONCE]
+            tables = await self._ledger.booked([f"{team}:{day}" for team, day in some])
+            days.update({name: (now, whole(table)) for name, table in zip(some, tables, strict=True)})
+
+
+def _summed(
+    spans: Mapping[str, Sequence[date]], known: Mapping[tuple[str, date], tuple[float, Spent]], reading: Reading
+) -> dict[date, Spent]:
+    """All teams' days, by date. Of five hundred teams it takes a while: not for the event loop."""
+    totals: dict[date, Spent] = {}
+    for team, days in spans.items():
+        for day in days[:-1]:
+            totals[day] = totals.get(day, Spent()) + known[team, day][1]
+        totals[days[-1]] = totals.get(days[-1], Spent()) + whole(reading.usage[team]["day"])
+    return dict(sorted(totals.items()))
 
 
 def whole(table: Mapping[str, int]) -> Spent:
