@@ -199,6 +199,7 @@ def _ended(parts: Parts, exchange: Exchange) -> None:
         parts.accounts.set_aside(exchange.account)  # a 429 may be about credit too: its status does not tell
     parts.refused.note(exchange)
     parts.last_use.note(exchange)
+    parts.traced(exchange)
     logs.request(facts(exchange))
 
 

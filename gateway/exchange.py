@@ -40,6 +40,9 @@ class Sent(Protocol):
     @property
     def released(self) -> bool: ...
 
+    @property
+    def failure(self) -> str | None: ...
+
 
 @dataclass(slots=True)
 class Exchange:
@@ -83,6 +86,7 @@ class Exchange:
     bytes_out: int = 0
     client_seconds: float = 0.0  #: waiting for the client's bytes
     queue_seconds: float = 0.0  #: waiting for a slot
+    upstream_began: float = 0.0  #: when the closing bytes went up; 0.0 before
     upstream_seconds: float = 0.0
     ended: float = 0.0
 

@@ -1,8 +1,10 @@
 """What a worker is made of, put together once and handed to whatever needs it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway.accounts import Accounts
+from gateway.exchange import Exchange
 from gateway.lastuse import LastUse
 from gateway.ledger.redis import RedisLedger
 from gateway.live import Live
@@ -27,7 +29,7 @@ class Readiness:
 
 @dataclass(slots=True)
 class Parts:
-    """settings gives the config in force; a request keeps the one it began with."""
+    """settings gives the config in force; a request keeps the one it began with. traced: told of each at its end."""
 
     settings: Live
     ledger: RedisLedger
@@ -39,3 +41,4 @@ class Parts:
     refused: Refused
     last_use: LastUse
     reloads: Reloads
+    traced: Callable[[Exchange], None]

@@ -43,6 +43,7 @@ from gateway.protocol import Doors, Protocol
 from gateway.refused import Refused
 from gateway.reloads import Reloads
 from gateway.slots import take_slot, tell_config
+from gateway.traces import begun
 from gateway.transport import Transport
 
 #: Seconds beyond the body's and the upstream's own limits after which nobody can still be working on a request.
@@ -127,8 +128,19 @@ async def assembled(path: Path, settings: Settings, store: Finder, folder: Path)
     administration = ledger.administration()
     latest = Refused(administration.keep_refusals, ledger.now)
     last_use = LastUse(ledger.keep_uses, ledger.now)
+    traces = begun(os.environ)
     parts = Parts(
-        live, ledger, transport, metrics, tally, Readiness(ledger), Accounts(tally.busy), latest, last_use, reloads
+        live,
+        ledger,
+        transport,
+        metrics,
+        tally,
+        Readiness(ledger),
+        Accounts(tally.busy),
+        latest,
+        last_use,
+        reloads,
+        traces.note,
     )
     # A new worker beside busy ones must not refuse what they would take.
     await ledger.connect(_FIRST_CONTACT)
@@ -146,6 +158,7 @@ async def assembled(path: Path, settings: Settings, store: Finder, folder: Path)
         await last_use.write()
         await ledger.close()
         await transport.aclose()
+        await traces.close()
 
 
 def _metrics() -> Metrics:

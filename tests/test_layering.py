@@ -58,6 +58,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "gateway.parts": (
         "gateway.accounts",
+        "gateway.exchange",
         "gateway.lastuse",
         "gateway.ledger.redis",
         "gateway.live",
@@ -109,8 +110,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "gateway.refused",
         "gateway.reloads",
         "gateway.slots",
+        "gateway.traces",
         "gateway.transport",
     ),
+    "gateway.traces": ("gateway.exchange", "gateway.logs"),
+    "gateway.otel": ("gateway", "gateway.core.", "gateway.exchange"),
     "gateway.server": (
         "gateway.config.problems",
         "gateway.core.",
@@ -159,6 +163,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "jinja2": ("gateway.admin.dashboard",),
     "jwt": ("gateway.tokens",),
     "multipart": ("gateway.core.partstream",),
+    "opentelemetry": ("gateway.otel",),
     "orjson": ("gateway.ledger.scripts", "gateway.logs"),
     "prometheus_client": ("gateway.metrics", "gateway.slots"),
     "pydantic": ("gateway.config.", "gateway.simulator.script"),

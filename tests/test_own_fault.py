@@ -24,6 +24,7 @@ class Up:
 
     released: bool
     began: bool = True
+    failure: str | None = None
 
 
 @dataclass(slots=True)

@@ -55,13 +55,11 @@ class Forward:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = exchanges.of(scope)
         progress = exchange.sent = Progress()
-        released = 0.0
 
         async def timed() -> Message:
-            nonlocal released
             message = await receive()
             if not message["more_body"]:
-                released = time.monotonic()
+                exchange.upstream_began = time.monotonic()
             return message
 
         try:
@@ -69,11 +67,12 @@ class Forward:
             try:
                 if response.status_code in _WANTS_LENGTH and exchange.endpoint == "edits":
                     self.spools = exchange.settings.upstream.edit_framing == "auto"
-                await _Answer(exchange, scope, send, response, began=released).pass_on()
+                await _Answer(exchange, scope, send, response).pass_on()
             finally:
                 await response.aclose()
         finally:
-            exchange.upstream_seconds = time.monotonic() - released if released else 0.0
+            if exchange.upstream_began:
+                exchange.upstream_seconds = time.monotonic() - exchange.upstream_began
             if exchange.upstream_status is not None or progress.failure is not None:
                 self.answered(exchange, progress.failure or str(exchange.upstream_status))
 
@@ -126,11 +125,11 @@ async def _unspooled(file: IO[bytes], left: int) -> AsyncIterator[bytes]:
 
 
 class _Answer:
-    """One answer on its way down. began: when the closing bytes went up, on the monotonic clock."""
+    """One answer on its way down."""
 
-    def __init__(self, exchange: Exchange, scope: Scope, send: Send, response: httpx.Response, *, began: float) -> None:
+    def __init__(self, exchange: Exchange, scope: Scope, send: Send, response: httpx.Response) -> None:
         self._exchange, self._scope, self._send, self._response = exchange, scope, send, response
-        self._ends = began + exchange.settings.upstream.total_timeout
+        self._ends = exchange.upstream_began + exchange.settings.upstream.total_timeout
         self._client_reads = True
         exchange.upstream_status = response.status_code
 

@@ -1,6 +1,5 @@
 """Observe: gives a request its id and its exchange, marks every answer, and says at the end what happened."""
 
-import re
 import time
 from collections.abc import Callable
 from secrets import token_hex
@@ -8,7 +7,7 @@ from secrets import token_hex
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import exchange as exchanges
-from gateway.core import framing
+from gateway.core import framing, tracecontext
 from gateway.core.catalog import Settings
 from gateway.exchange import Exchange
 
@@ -21,8 +20,6 @@ _ENDPOINTS = {
 
 #: Seconds before a key's end from which on every answer announces it, refusals too.
 _NEAR = 14 * 86400.0
-
-_TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
 
 
 class Observe:
@@ -39,7 +36,7 @@ class Observe:
             return
         settings = self.settings()
         headers: list[tuple[bytes, bytes]] = scope["headers"]
-        chance = token_hex(28)
+        chance, caller = token_hex(28), tracecontext.caller(headers)
         peer = scope["client"][0] if scope.get("client") else ""
         exchange = Exchange(
             id=f"req_{chance[:24]}",
@@ -48,7 +45,7 @@ class Observe:
             client_ip=framing.client_address(peer, headers, settings.listen.trusted_proxies),
             headers=headers,
             began=time.monotonic(),
-            trace_id=_trace_id(headers) or chance[24:],
+            trace_id=caller.trace_id if caller is not None else chance[24:],
         )
         retries = exchange.header(b"x-stainless-retry-count")
         exchange.retry_count = int(retries) if retries is not None and retries.isdigit() and len(retries) < 4 else 0
@@ -88,11 +85,3 @@ def _announced(expires: float) -> list[tuple[bytes, bytes]]:
     if expires - time.time() > _NEAR:
         return []
     return [(b"x-gateway-key-expires", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(expires)).encode())]
-
-
-def _trace_id(headers: list[tuple[bytes, bytes]]) -> str:
-    """The caller's trace (W3C Trace Context 3.2), if it named one."""
-    for name, value in headers:
-        if name == b"traceparent" and (found := _TRACEPARENT.fullmatch(value)):
-            return found[1].decode()
-    return ""
