@@ -141,7 +141,9 @@ class RedisLedger:
         """The answer to what names windows: by the store's clock, where those of ours do not hold its present."""
         asked = self._clock.mark()
         answer = await self._call(operation, ask(self._clock.now()), probing=probing, asked=asked)
-        self._clock.told(answer[1], asked)
+        # What only looks has not been asked whether the store's clock is right, and does not make it right.
+        if operation in _SIGNED or self._clock.accounts_for(answer[1], asked):
+            self._clock.told(answer[1], asked)
         if answer[0] in (_STALE, _OFF):  # the second, where it was one of our own clocks that was off
             answer = await self._call(operation, ask(answer[1]), probing=probing)
         return answer

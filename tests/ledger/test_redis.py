@@ -674,6 +674,22 @@ def test_a_store_whose_clock_jumps_decides_nothing_until_it_is_back(url: str, se
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("seconds", [86400, -86400])
+def test_looking_at_a_jumped_clock_does_not_make_it_right(url: str, seconds: int) -> None:
+    """A look at usage comes first after the jump: the orders behind it are refused all the same."""
+
+    async def main() -> None:
+        async with working(url, beating=False) as ledger:
+            assert (await reserve(ledger, "before")).admitted
+            jump(ledger, seconds)
+            await ledger.states([IMAGES])
+            with pytest.raises(StoreUnavailable):
+                await reserve(ledger, "meanwhile")
+            assert abs(ledger.now() - time.time()) < 5
+
+    asyncio.run(main())
+
+
 def test_a_worker_that_stood_still_does_not_take_the_stores_clock_for_wrong(url: str) -> None:
     """After a stop of seven seconds with a call under way the clock is still told by both sides alike."""
 
