@@ -1,7 +1,7 @@
 """That quotas hold, shown: `python -m tests.faults --minutes 10 --seed 7`.
 
-Two gateway hosts with four workers each before one store, 25 clients, and whatever can be killed, frozen, cut or
-taken over, in trial after trial, each checked by three independent logs (checker). Then the same clients before
+Two gateway hosts with four workers each before one store, 25 clients, and whatever can be killed, frozen, cut, filled,
+set or taken over, in trial after trial, each checked by three independent logs (checker). Then the same clients before
 gateways that are wrong on purpose (variants), each of which must be noticed. One scoreboard at the end; exit 1 if
 anything in it is not as it must be.
 
@@ -14,21 +14,32 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from tests.faults import scoreboard, trial
+from tests.faults.history import EMPTIED
 from tests.faults.scoreboard import Control
 from tests.faults.trial import Outcome, Plan
-from tests.faults.variants import VARIANTS
+from tests.faults.variants import STEPPED_CLOCK, VARIANTS
 
 ORDERING = 45.0  # seconds of a trial in which there are clients and faults
 
 TOLD = 20  # violations that are printed; --json has all
 
-#: The kinds of store, in turn: fsync, and servers of which all but the first are replicas.
 CONTROLS = 5  # trials of a variant at most
-STORES = [("everysec", 1), ("always", 1), ("everysec", 3)]
+
+#: The kinds of trial, in turn.
+KINDS: list[dict[str, Any]] = [
+    {},
+    {"fsync": "always"},
+    {"stores": 3},
+    {"last": "freeze worker past a lease"},
+    {"variant": STEPPED_CLOCK},
+    {"last": "freeze store past a lease"},
+    {"harmless": True, "last": EMPTIED},
+]
 
 
 def main() -> None:
@@ -59,13 +70,13 @@ async def _trials(seed: int, seconds: float) -> list[Outcome]:
     tasks: list[asyncio.Task[Outcome]] = []
     async with asyncio.TaskGroup() as group:
         while not tasks or time.monotonic() < ends:
-            fsync, stores = STORES[len(tasks) % len(STORES)]
+            kind = KINDS[len(tasks) % len(KINDS)]
             quiet = asyncio.Event()
             left = max(5.0, min(ORDERING, ends - time.monotonic()))
-            plan = Plan(f"{seed}.{len(tasks)}", left, stores=stores, fsync=fsync)
+            plan = Plan(f"{seed}.{len(tasks)}", left, **kind)
             tasks.append(group.create_task(trial.run(plan, quiet)))
             await quiet.wait()
-            print(f"trial {plan.seed} ({fsync}, {stores} stores): clients have gone", file=sys.stderr, flush=True)
+            print(f"trial {plan.seed} ({kind}): clients have gone", file=sys.stderr, flush=True)
     return [task.result() for task in tasks]
 
 

@@ -2,7 +2,8 @@
 
 I1  never over: what the upstream made for a team stays under each of its limits, and so do its requests at once
 I2  every reservation ends exactly once (replay), and there is none without a request
-I3  nothing is lost: what the upstream made is charged; what is charged and was not made is flagged as presumed
+I3  nothing is lost: what the upstream made is charged; what is charged and was not made is flagged as presumed. Where
+    the store was emptied that is said, and each order that was under way then stands in a log instead
 I4  counters and usage are what the reservations came to (replay)
 I5  the upstream never gets an order twice
 I6  what the upstream read is what was charged: endpoint, size, quality, n
@@ -52,6 +53,7 @@ def check(history: History) -> Verdict:
         *_at_once(history),
         *_sent_twice(history),
         *_accounts(history, replay),
+        *_losses(history),
         *_descriptors(history),
         *_answers(history),
     ]
@@ -82,13 +84,15 @@ def _over(history: History) -> Iterator[Violation]:
             money[scope] += generation.made * history.prices[size, quality]
     for name, limit in history.limits.items():
         made = {"images": images, "usd": money}.get(limit.unit, Counter())[limit.team]
-        if limit.per == "day" and made > limit.limit:
-            yield Violation("I1", f"the upstream made {made} where {limit.limit} are allowed", (name,))
+        allowed = limit.limit * (1 + len(history.emptied))
+        if limit.per == "day" and made > allowed:
+            yield Violation("I1", f"the upstream made {made} where {allowed} are allowed", (name,))
 
 
 def _at_once(history: History) -> Iterator[Violation]:
     """Slots by the upstream's word: from its decision to its answer an order that came to a 200 was in flight."""
-    answered = {attempt.token: attempt.team for attempt in history.attempts if attempt.status == 200}
+    astride = _astride(history)
+    answered = {a.token: a.team for a in history.attempts if a.status == 200 and a.token not in astride}
     for name, limit in history.limits.items():
         if limit.per != "now":
             continue
@@ -108,8 +112,11 @@ def _sent_twice(history: History) -> Iterator[Violation]:
     sent: dict[str, list[Generation]] = defaultdict(list)
     for generation in history.generations:
         sent[generation.token].append(generation)
+    astride = _astride(history)
     for token, generations in sent.items():
         paid = [generation for generation in generations if generation.made]
+        if token in keyed and token in astride:
+            continue  # what the key stood for is forgotten
         if len(paid) > 1 or (len(generations) > 1 and token not in keyed):
             yield Violation(
                 "I5", f"the upstream got it {len(generations)} times and made it {len(paid)} times", (token,)
@@ -192,6 +199,24 @@ def _silent(
                         tuple(paid))  # fmt: skip
     if certain > sum(made.values()):
         yield Violation("I3", f"{certain} images were charged for good, {sum(made.values())} made", tuple(charged))
+
+
+def _astride(history: History) -> set[str]:
+    """Tokens of orders that had begun when the store was emptied, and were not over."""
+    spans: dict[str, tuple[float, float]] = {}
+    for attempt in history.attempts:
+        began, ended = spans.get(attempt.token, (attempt.began, attempt.ended))
+        spans[attempt.token] = min(began, attempt.began), max(ended, attempt.ended)
+    return {
+        token
+        for token, (began, ended) in spans.items()
+        if any(f.began < ended and began < f.ended for f in history.emptied)
+    }
+
+
+def _losses(history: History) -> Iterator[Violation]:
+    if history.noticed < len(history.emptied):
+        yield Violation("I3", f"history was lost {len(history.emptied)} times, and noticed {history.noticed} times", ())
 
 
 def _descriptors(history: History) -> Iterator[Violation]:

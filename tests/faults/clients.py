@@ -43,8 +43,13 @@ class Client:
             for order in orders(self._seed):
                 if not goes_on():
                     return
-                await self._order(http, order)
+                await asyncio.gather(self._order(http, order), self._order_again(http, order))
                 await asyncio.sleep(self._chance.uniform(0.0, 0.15))
+
+    async def _order_again(self, http: httpx.AsyncClient, order: Order) -> None:
+        if order.again is not None:
+            await asyncio.sleep(order.again)
+            await self._order(http, order)
 
     async def _order(self, http: httpx.AsyncClient, order: Order) -> None:
         for number in range(TRIES):

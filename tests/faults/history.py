@@ -96,16 +96,21 @@ class Record:
         return endpoint, size, quality, self.images
 
 
+EMPTIED = "lose history"  #: the fault in which a store forgets all it has
+
 Counter = int | Mapping[int, int]  #: slots taken, or window start (or slice) -> used
 
 
 @dataclass(slots=True)
 class Step:
-    """What one script wrote, which is all or nothing. records: None where one was forgotten."""
+    """What one script wrote, which is all or nothing. records: None where one was forgotten. lost: the store was
+    emptied.
+    """
 
     records: list[tuple[str, Record | None]] = field(default_factory=list)
     counters: list[tuple[str, Counter]] = field(default_factory=list)
     bookings: list[tuple[str, str, int]] = field(default_factory=list)  #: period, field, difference
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +151,14 @@ class Descriptors:
     ended: int
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An end of which a host's log says that the store could not book it."""
+
+    images: int
+    presumed: bool
+
+
 @dataclass(slots=True)
 class History:
     attempts: list[Attempt]
@@ -156,6 +169,12 @@ class History:
     prices: Mapping[tuple[str, str], int]  #: size and quality -> micro-dollars an image
     faults: list[Fault] = field(default_factory=list)
     descriptors: list[Descriptors] = field(default_factory=list)
+    told: Mapping[str, Told] = field(default_factory=dict)  #: by reservation
+    noticed: int = 0  #: losses of history of which a host's log speaks
+
+    @property
+    def emptied(self) -> list[Fault]:
+        return [fault for fault in self.faults if fault.name == EMPTIED]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import json
 import signal
 from pathlib import Path
+from typing import Any
 
 from tests.faults.history import Descriptors
 from tests.support.running import Running
@@ -42,6 +44,11 @@ class Host:
         if self.alive:
             self.alive = False
             self.gateway.stop(signal.SIGTERM)
+
+    def logged(self, beginning: str) -> list[dict[str, Any]]:
+        """The log lines that begin with these words."""
+        said = f'"event":"{beginning}'
+        return [json.loads(line) for line in self.gateway.log_text().splitlines() if said in line]
 
     # What a worker holds open, for whoever looks before and after.
 

@@ -14,9 +14,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from tests.faults.cutting import Direction, Link
-from tests.faults.history import Fault
+from tests.faults.history import EMPTIED, Fault
 from tests.faults.host import Host
 from tests.faults.stores import Store
+from tests.faults.variants import CLOCK_KEY
 from tests.faults.workload import MISBEHAVIOURS
 from tests.support.simulated import SimulatorThread
 
@@ -36,9 +37,25 @@ OFTEN = {
     "busy store": 2,
     "reset store": 12,
     "flush scripts": 2,
+    "full store": 2,
+    "read-only store": 2,
+    "full disk": 2,
     "reset upstream": 12,
     "upstream misbehaves": 16,
 }
+
+#: What a store that has replicas is spared; see Injector.
+ALONE = frozenset({"kill store", "read-only store"})
+
+PAST_A_LEASE = (32.0, 36.0)  # seconds of a long freeze: a lease is 30
+
+#: Seconds by which a clock is set: what a gateway bears with, and what it must not decide by.
+STEPS = (-3600, -3, 3, 3600)
+
+#: While a clock is set nobody may begin, for what a store says first is believed.
+STEADY = {name: weight for name, weight in OFTEN.items() if name not in ("kill worker", "kill master", "kill host")}
+del STEADY["reload"]
+STEADY["step clock"] = 16
 
 #: What leaves every process alone, so that all ends are told at once.
 HARMLESS = {"reset store": 12, "reset upstream": 4, "upstream misbehaves": 8, "flush scripts": 1}
@@ -48,8 +65,8 @@ HARMLESS = {"reset store": 12, "reset upstream": 4, "upstream misbehaves": 8, "f
 class Injector:
     """stores: the first is the primary; every other one is a replica, and good for one failover.
 
-    A primary with replicas is only killed as one of them takes over: started again it would send them all it has, and
-    their files, which are read as the history, would begin anew.
+    A primary with replicas is only killed as one of them takes over, and never made a replica itself: afterwards it
+    would send them all it has, and their files, which are read as the history, would begin anew.
     """
 
     chance: random.Random
@@ -62,9 +79,9 @@ class Injector:
 
     async def run(self, goes_on: Callable[[], bool], *, often: Mapping[str, int] = OFTEN) -> None:
         alone = len(self.stores) == 1
-        names = [name for name in often if alone or name != "kill store"]
+        names = [name for name in often if alone or name not in ALONE]
         weights = [often[name] for name in names]
-        pause = PAUSE if often is OFTEN else SHORT_PAUSE
+        pause = SHORT_PAUSE if often is HARMLESS else PAUSE
         while goes_on():
             await asyncio.sleep(self.chance.uniform(*pause))
             if len(self.stores) > 1 and self.chance.random() < 0.06:
@@ -87,6 +104,13 @@ class Injector:
             "busy store": self._busy_store,
             "reset store": self._reset_store,
             "flush scripts": self._flush_scripts,
+            "full store": self._fill_store,
+            "read-only store": self._forbid_writing,
+            "full disk": self._fill_disk,
+            "step clock": self._step_clock,
+            EMPTIED: self._lose_history,
+            "freeze worker past a lease": self._freeze_worker_past_a_lease,
+            "freeze store past a lease": self._freeze_store_past_a_lease,
             "reset upstream": self._reset_upstream,
             "upstream misbehaves": self._misbehave,
             "failover": self._fail_over,
@@ -126,14 +150,17 @@ class Injector:
         await asyncio.sleep(self.chance.uniform(0.0, 1.0))
         await host.start()
 
-    async def _freeze_worker(self) -> None:
+    async def _freeze_worker(self, seconds: tuple[float, float] = (0.1, 3.0)) -> None:
         if not (workers := self._host.workers()):
             return
         pid = self.chance.choice(workers)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGSTOP)
-            await asyncio.sleep(self.chance.uniform(0.1, 3.0))
+            await asyncio.sleep(self.chance.uniform(*seconds))
             os.kill(pid, signal.SIGCONT)
+
+    async def _freeze_worker_past_a_lease(self) -> None:
+        await self._freeze_worker(PAST_A_LEASE)
 
     async def _reload(self) -> None:
         os.kill(self._host.gateway.pid, signal.SIGHUP)
@@ -143,10 +170,13 @@ class Injector:
         await asyncio.sleep(self.chance.uniform(0.0, 2.0))
         await asyncio.to_thread(self._store.start)
 
-    async def _freeze_store(self) -> None:
+    async def _freeze_store(self, seconds: tuple[float, float] = (0.1, 4.0)) -> None:
         self._store.freeze()
-        await asyncio.sleep(self.chance.uniform(0.1, 4.0))
+        await asyncio.sleep(self.chance.uniform(*seconds))
         self._store.thaw()
+
+    async def _freeze_store_past_a_lease(self) -> None:
+        await self._freeze_store(PAST_A_LEASE)
 
     async def _slow_store(self) -> None:
         self.to_store.delay = self.chance.uniform(0.02, 0.3)
@@ -165,6 +195,29 @@ class Injector:
 
     async def _flush_scripts(self) -> None:
         await asyncio.to_thread(self._store.ask, "SCRIPT", "FLUSH")
+
+    async def _fill_store(self) -> None:
+        await self._spoil(("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0"))
+
+    async def _forbid_writing(self) -> None:
+        await self._spoil(("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE"))
+
+    async def _step_clock(self) -> None:
+        step = self.chance.choice(STEPS)
+        await self._spoil(("SET", CLOCK_KEY, str(step)), ("SET", CLOCK_KEY, "0"))
+
+    async def _spoil(self, wrong: tuple[str, ...], right: tuple[str, ...]) -> None:
+        await asyncio.to_thread(self._store.ask, *wrong)
+        await asyncio.sleep(self.chance.uniform(0.2, 2.0))
+        await asyncio.to_thread(self._store.ask, *right)
+
+    async def _fill_disk(self) -> None:
+        self._store.fill_disk()
+        await asyncio.sleep(self.chance.uniform(0.5, 3.0))
+        await asyncio.to_thread(self._store.clear_disk)
+
+    async def _lose_history(self) -> None:
+        await asyncio.to_thread(self._store.ask, "FLUSHALL")
 
     async def _reset_upstream(self) -> None:
         way: Direction = self.chance.choice(["up", "down"])

@@ -38,6 +38,7 @@ class Replay:
         self.reserved: dict[str, Record] = {}  #: as it was taken
         self.charged: dict[str, int] = {}  #: images
         self.presumed: set[str] = set()  #: those whose presumption stands
+        self.lost: set[str] = set()  #: those that were open when the store was emptied
         self.tightest: dict[str, int] = Tally()  #: the most that ever stood on a counter
         self.violations: list[Violation] = []
         self._slots: dict[str, tuple[str, ...]] = {}
@@ -46,10 +47,25 @@ class Replay:
 
     def run(self) -> None:
         for step in self._history.steps:
+            if step.lost:
+                self._forget()
             for rid, record in step.records:
                 self._write(rid, record, step)
             self._compare(step)
         self._end()
+
+    def _forget(self) -> None:
+        """The store begins anew. What was open there is charged by no one but those who read the hosts' logs."""
+        self.lost |= {rid for rid, state in self.states.items() if state == "reserved"}
+        for rid in self.lost:
+            told = self._history.told.get(rid)
+            self.charged[rid] = told.images if told else 0
+            if told and told.presumed:
+                self.presumed.add(rid)
+        self.states.clear()
+        self._slots.clear()
+        self._kept.clear()
+        self._booked.clear()
 
     def _fault(self, invariant: str, what: str, *ids: str) -> None:
         self.violations.append(Violation(invariant, what, ids))
@@ -77,6 +93,7 @@ class Replay:
             self._give_back(rid, record.state, step)
 
     def _take(self, rid: str, record: Record) -> None:
+        self.lost.discard(rid)
         self.reserved[rid], self.charged[rid] = record, record.images
         for charge in record.charges:
             self._kept[charge.counter, charge.at] += charge.amount
@@ -139,7 +156,7 @@ class Replay:
     def _end(self) -> None:
         left = self._history.left
         for rid, record in self.reserved.items():
-            if self.states.get(rid) not in ENDS:
+            if rid in self.states and self.states[rid] not in ENDS:
                 self._fault("I2", f"never ended ({record.images} images)", rid)
         for rid in sorted(left.open):
             self._fault("I2", "still open at the end", rid)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from tests.faults.history import SILENT, Attempt, Fault, Violation
+from tests.faults.history import EMPTIED, SILENT, Attempt, Fault, Violation
 from tests.faults.trial import SLOTS_FREE, Outcome
 from tests.faults.workload import TEAMS
 
@@ -14,7 +14,17 @@ BACK = 5.0  # seconds after the store's return in which it must be used again: c
 
 AWAY = "quota_store_unavailable"
 
-OUTAGES = frozenset({"kill store", "freeze store", "failover"})
+OUTAGES = frozenset(
+    {
+        "kill store",
+        "freeze store",
+        "freeze store past a lease",
+        "failover",
+        "full store",
+        "read-only store",
+        "full disk",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +72,11 @@ def lines(outcomes: Sequence[Outcome], controls: Sequence[Control]) -> list[Line
         Line("requests", f"{len(attempts)} by {_answers(attempts)}"),
         Line("kill -9", _several(faults, "kill worker", "kill master", "kill host", "kill store")),
         Line("freezes", _several(faults, "freeze worker", "freeze store", "busy store", "slow store")),
+        Line("frozen for longer than a lease", f"worker {faults['freeze worker past a lease']}, "
+             f"store {faults['freeze store past a lease']}"),
+        Line("stores that could not write", _several(faults, "full store", "full disk", "read-only store")),
+        Line("clock steps", str(faults["step clock"])),
+        Line("losses of all history noticed", f"{sum(o.history.noticed for o in outcomes)} of {faults[EMPTIED]}"),
         Line("failovers, reloads, script flushes", _several(faults, "failover", "reload", "flush scripts")),
         Line("connections reset", f"store {sum(o.store_cuts for o in outcomes)}, "
              f"upstream {sum(o.upstream_cuts for o in outcomes)}"),

@@ -70,7 +70,9 @@ def _note(step: Step, verb: bytes, command: Sequence[bytes], prefix: str) -> Non
     key = command[1].decode() if len(command) > 1 else ""
     name = key.removeprefix(prefix)
     pairs = list(zip(command[2::2], command[3::2], strict=False))
-    if name == "records" and verb == b"HSET":
+    if verb == b"FLUSHALL":
+        step.lost = True
+    elif name == "records" and verb == b"HSET":
         step.records += [(rid.decode(), _record(value)) for rid, value in pairs]
     elif name == "records" and verb == b"HDEL":
         step.records += [(rid.decode(), None) for rid in command[2:]]

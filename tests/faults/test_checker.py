@@ -7,6 +7,7 @@ import pytest
 
 from tests.faults.checker import check
 from tests.faults.history import (
+    EMPTIED,
     Attempt,
     Charge,
     Descriptors,
@@ -18,6 +19,7 @@ from tests.faults.history import (
     Limit,
     Record,
     Step,
+    Told,
 )
 
 KIND = ("generations", "1024x1024", "standard", 2)
@@ -157,6 +159,29 @@ def _cut_without_reason(history: History) -> None:
     _second(history, how=How.CUT, status=0, rid="")
 
 
+def _emptied(history: History) -> None:
+    """The store forgets all while the order is under way; that is noticed, and the order is told in a log."""
+    history.steps[1] = Step(lost=True)
+    history.left = Left({}, frozenset(), frozenset(), {})
+    history.faults.append(Fault(EMPTIED, 1.3, 1.4))
+    history.told, history.noticed = {"req_a": Told(2, presumed=False)}, 1
+
+
+def _emptied_unnoticed(history: History) -> None:
+    _emptied(history)
+    history.noticed = 0
+
+
+def _emptied_and_not_told(history: History) -> None:
+    _emptied(history)
+    history.told = {}
+
+
+def _emptied_and_told_too_much(history: History) -> None:
+    _emptied(history)
+    history.told = {"req_a": Told(3, presumed=False)}
+
+
 def _hung(history: History) -> None:
     _second(history, how=How.HUNG, status=0, rid="")
 
@@ -164,7 +189,15 @@ def _hung(history: History) -> None:
 WRONG = {
     "I1": [_ledger_lets_too_much_in, _upstream_makes_too_much, _two_at_once],
     "I2": [_no_end, _a_second_end, _charged_twice, _nobody_asked],
-    "I3": [_made_and_refunded, _made_for_nobody, _charged_and_not_made, _an_image_went_missing],
+    "I3": [
+        _made_and_refunded,
+        _made_for_nobody,
+        _charged_and_not_made,
+        _an_image_went_missing,
+        _emptied_unnoticed,
+        _emptied_and_not_told,
+        _emptied_and_told_too_much,
+    ],
     "I4": [_counter_off_by_one, _refund_in_the_wrong_slice, _usage_lost, _charged_twice],
     "I5": [_sent_twice, _paid_and_invited_again],
     "I6": [_read_as_hd],
@@ -180,6 +213,15 @@ def test_a_good_history_passes() -> None:
     assert verdict.violations == []
     assert (verdict.reserved, verdict.ended_once, verdict.made, verdict.charged, verdict.presumed) == (1, 1, 2, 2, 0)
     assert verdict.tightest == 1.0
+
+
+def test_a_loss_that_is_noticed_and_told_passes() -> None:
+    """An order that was under way as the store forgot all is charged by what a log says of it."""
+    history = good()
+    _emptied(history)
+    verdict = check(history)
+    assert verdict.violations == []
+    assert (verdict.reserved, verdict.ended_once, verdict.made, verdict.charged) == (1, 1, 2, 2)
 
 
 @pytest.mark.parametrize(("invariant", "spoil"), [(name, spoil) for name, spoils in WRONG.items() for spoil in spoils])

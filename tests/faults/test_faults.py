@@ -1,12 +1,13 @@
 """The short form of `python -m tests.faults`: one trial, and every wrong variant, with fixed seeds."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
 from tests.faults import scoreboard, trial
 from tests.faults.__main__ import controlled
+from tests.faults.history import EMPTIED
 from tests.faults.scoreboard import Control
 from tests.faults.trial import SLOTS_FREE, Outcome, Plan
 from tests.faults.variants import VARIANTS
@@ -21,6 +22,7 @@ ORDERING = 20.0  # seconds; about 80 more pass until the last charge is presumed
 class Short:
     trial: Outcome
     right: Outcome
+    emptied: Outcome
     controls: dict[str, Control]
 
 
@@ -32,9 +34,12 @@ def short() -> Short:
         quiet = asyncio.Event()
         waiting = asyncio.create_task(trial.run(Plan(SEED, ORDERING, stores=2), quiet))
         await quiet.wait()
-        right = await trial.run(Plan(SEED, trial.CONTROL, hosts=1, workers=2, harmless=True), asyncio.Event())
+        small = Plan(SEED, trial.CONTROL, hosts=1, workers=2, harmless=True)
+        right, emptied = await asyncio.gather(
+            *(trial.run(plan, asyncio.Event()) for plan in (small, replace(small, last=EMPTIED)))
+        )
         controls = {each.variant: each for each in await controlled(SEED)}
-        return Short(await waiting, right, controls)
+        return Short(await waiting, right, emptied, controls)
 
     return asyncio.run(run())
 
@@ -76,6 +81,14 @@ def test_the_scoreboard_agrees(outcome: Outcome) -> None:
 def test_a_right_gateway_passes_where_the_wrong_ones_fail(short: Short) -> None:
     """The trial of the variants, with the gateway as it is: nothing is violated."""
     assert [str(violation) for violation in short.right.verdict.violations] == []
+
+
+def test_what_a_store_forgets_is_told(short: Short) -> None:
+    """A store is emptied among orders: that is noticed, and those under way stand in the log, image by image."""
+    outcome = short.emptied
+    assert [str(violation) for violation in outcome.verdict.violations] == []
+    assert outcome.history.noticed == 1
+    assert outcome.history.told
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -31,9 +31,12 @@ def test_what_a_script_wrote_is_one_step(tmp_path: Path) -> None:
         store.ask("HSET", "{other}:counters", "day", "7")
         with store.client() as client:
             left = storelog.left(client, "n")
+        store.ask("FLUSHALL")
     finally:
         store.kill()
-    first, second, *rest = [step for step in storelog.steps(store.folder, "n") if step.counters or step.records]
+    steps = storelog.steps(store.folder, "n")
+    assert [step.lost for step in steps] == [False] * (len(steps) - 1) + [True]
+    first, second, *rest = [step for step in steps if step.counters or step.records]
     charge = Charge("day", "cal", 1_795_334_400_000, "images", 2)
     record = Record("reserved", ("k", "a", "m", "s", "q", "e"), 2, 70_000, ("free",), (charge,))
     counters = {"day": {1_795_334_400_000: 2}, "minute": {1_795_380_600: 3, 1_795_380_601: -1}}

@@ -18,16 +18,19 @@ from tests.faults import storelog, workload
 from tests.faults.checker import Verdict, bought_again, check
 from tests.faults.clients import Client
 from tests.faults.cutting import Link
-from tests.faults.history import Attempt, Fault, Generation, History, Left
+from tests.faults.history import Attempt, Fault, Generation, History, Left, Told
 from tests.faults.host import Host
-from tests.faults.injector import HARMLESS, OFTEN, Injector
+from tests.faults.injector import HARMLESS, OFTEN, STEADY, Injector
 from tests.faults.stores import Store
+from tests.faults.variants import STEPPED_CLOCK
 from tests.support.running import running_gateway
 from tests.support.simulated import SimulatorThread, running_simulator
 
 NAMESPACE = "gateway"
 LATENCY = 0.6  # seconds that the upstream takes
+AFTER = 4.0  # seconds in which clients order after the last fault
 CONTROL = 8.0  # seconds of orders that make a wrong variant show
+KILL = "kill host"
 LOOK = 0.1  # seconds between two looks whether all is settled
 
 SLOTS_FREE = 35.0  # seconds after a kill -9: contract 5.2's lease of 30, and a beat
@@ -37,6 +40,8 @@ SETTLED = workload.PRESUMED_AFTER + 30.0  # seconds until every charge has come 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """stores: one, or a primary with replicas that take over in turn. harmless: only what leaves every process alone.
+
+    last: the fault that comes at the end, beside nothing else; a harmless plan leaves out the kill.
 
     variant: a name of tests.faults.variants, or none for the gateway as it is.
     """
@@ -49,6 +54,7 @@ class Plan:
     fsync: str = "everysec"
     harmless: bool = False
     variant: str = ""
+    last: str = KILL
 
 
 @dataclass
@@ -85,6 +91,8 @@ async def _run(plan: Plan, quiet: asyncio.Event) -> Outcome:
                 await _settle(plan, injector)
                 left = _left(stores[0])
                 descriptors = [each for host in hosts for each in host.descriptors()]
+                told = _told(hosts)
+                noticed = max(sum(line["times"] for line in host.logged("store history lost")) for host in hosts)
                 limits = workload.limits(load(hosts[0].gateway.folder / "config.yaml"))
             history = History(
                 attempts=[attempt for client in clients for attempt in client.attempts],
@@ -95,6 +103,8 @@ async def _run(plan: Plan, quiet: asyncio.Event) -> Outcome:
                 prices=workload.PRICES,
                 faults=injector.faults,
                 descriptors=descriptors,
+                told=told,
+                noticed=noticed,
             )
     orders = {token: order for client in clients for token, order in client.orders.items()}
     return Outcome(
@@ -118,16 +128,23 @@ async def _order(plan: Plan, hosts: list[Host], injector: Injector) -> tuple[lis
         Client(team, number, urls, seed=plan.seed) for team in workload.TEAMS for number in range(workload.CLIENTS)
     ]
 
+    over = asyncio.Event()
+
     def goes_on() -> bool:
         return time.monotonic() < ends
 
     for host in hosts:
         host.note_descriptors()
     async with asyncio.TaskGroup() as group:
-        ordering = [group.create_task(client.run(goes_on)) for client in clients]
-        await injector.run(goes_on, often=HARMLESS if plan.harmless else OFTEN)
+        ordering = [group.create_task(client.run(lambda: not over.is_set())) for client in clients]
+        stepped = plan.variant == STEPPED_CLOCK
+        await injector.run(goes_on, often=HARMLESS if plan.harmless else STEADY if stepped else OFTEN)
         injector.heal()
-        freed = None if plan.harmless else await _kill_for_good(hosts[-1], injector)
+        if plan.last != KILL:
+            await injector.do(plan.last)
+            await asyncio.sleep(AFTER)  # clients go on, and take what has come free
+        over.set()
+        freed = await _kill_for_good(hosts[-1], injector) if not plan.harmless and plan.last == KILL else None
         await asyncio.wait(ordering)
     return clients, freed
 
@@ -154,6 +171,14 @@ async def _settle(plan: Plan, injector: Injector) -> None:
         if not (held or left.leases or left.open):
             return
         await asyncio.sleep(LOOK)
+
+
+def _told(hosts: list[Host]) -> dict[str, Told]:
+    return {
+        line["reservation_id"]: Told(line["images"], line["end"] == "presumed")
+        for host in hosts
+        for line in host.logged("charge not in the usage ledger")
+    }
 
 
 def _left(store: Store) -> Left:

@@ -115,12 +115,34 @@ VARIANTS = {
         ],
     ),
     "sends again what was cut": Variant("I5", also=_send_again),
+    "gives one key to two": Variant(
+        "I5",
+        [
+            (
+                "remember",
+                "\nif ask.act == 'recall'",
+                "\nif state == 'running' then state = 'free' end\nif ask.act == 'recall'",
+            )
+        ],
+    ),
+    "forgets what a key bought": Variant(
+        "I5",
+        [
+            (
+                "remember",
+                "\nif ask.act == 'recall'",
+                "\nif state == 'done' then state = 'free' end\nif ask.act == 'recall'",
+            )
+        ],
+    ),
     "keeps a slot": Variant("I7", [("settle", "\nfree_slots(rec)\n", "\n")]),
 }
 
 
-#: No wrong one: its store is ahead of the time by the seconds that stand under CLOCK_KEY.
+#: No wrong ones: their store is ahead of the time by the seconds that stand under CLOCK_KEY. The first one cannot
+#: notice it, as if the time had really passed.
 SET_CLOCK = "a clock that is set"
+STEPPED_CLOCK = "a clock that jumps"
 CLOCK_KEY = "clock-of-the-test"
 _AHEAD = f"t[1] = tonumber(t[1]) + tonumber(redis.call('GET', '{CLOCK_KEY}') or '0')"
 
@@ -131,7 +153,8 @@ KNOWN = VARIANTS | {
             ("all", "local t = redis.call('TIME')", f"local t = redis.call('TIME') {_AHEAD}"),
             ("all", "return reckoned >= 0 and math.abs(now - reckoned) > SKEW", "return false"),
         ],
-    )
+    ),
+    STEPPED_CLOCK: Variant("", [("all", "local t = redis.call('TIME')", f"local t = redis.call('TIME') {_AHEAD}")]),
 }
 
 

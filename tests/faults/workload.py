@@ -80,7 +80,8 @@ def limits(document: Document) -> dict[str, Limit]:
 class Order:
     """keyed: with an Idempotency-Key. base64: pictures in the answer, which may so be too long to be read whole.
 
-    leaves: seconds after which the client has lost interest, None if it waits.
+    leaves: seconds after which the client has lost interest, None if it waits. again: seconds after which it sends the
+    same once more beside the first, as programs do that have lost count; None if it does not.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Order:
     keyed: bool
     base64: bool
     leaves: float | None
+    again: float | None
 
 
 def orders(seed: str) -> Iterator[Order]:
@@ -97,12 +99,14 @@ def orders(seed: str) -> Iterator[Order]:
         edit = chance.random() < 0.3
         quality = "standard" if edit else chance.choice(["standard", "hd"])
         kind = ("edits" if edit else "generations", chance.choice(SIZES), quality, chance.choice([1, 1, 2, 3]))
+        keyed = chance.random() < 0.3
         yield Order(
             name=f"{seed}-{number}",
             kind=kind,
-            keyed=chance.random() < 0.3,
+            keyed=keyed,
             base64=chance.random() < 0.05,
             leaves=chance.uniform(0.0, 1.0) if chance.random() < 0.05 else None,
+            again=chance.uniform(0.0, 1.5) if keyed and chance.random() < 0.3 else None,
         )
 
 
