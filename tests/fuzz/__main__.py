@@ -26,6 +26,8 @@ def main() -> int:
     report = campaign.attacked(cases=asked.cases, seed=asked.seed)
     answers = ", ".join(f"{number} x {status}" for status, number in sorted(report.answers.items()))
     print(f"{'socket':18} {report.tried} tried, {report.answers.total()} answers ({answers})")
+    for kind, tried in report.kinds.items():
+        print(f"{'':18} {kind:10} {tried} tried, {report.refusals[kind]} x 4xx")
     print(f"{'':18} 4xx {report.refused}, faults {len(report.faults)}, hangs {len(report.hangs)}")
     print(f"{'':18} images made {report.made}, charged {report.charged}; worker's memory {report.grown:+.1f} MB")
     for each in (report.faults + report.hangs)[:20]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.e2e.conftest import JWT_SECRET
 from tests.fuzz import front, guided, readers
 from tests.support import packages
 from tests.support.running import running_gateway
@@ -59,7 +60,11 @@ def led(reader: Callable[[bytes], bool], seeds: Sequence[bytes], *, seconds: int
 
 def attacked(*, cases: int, seed: int) -> front.Report:
     """A gateway of its own, and what became of so many damaged requests."""
-    with running_simulator() as simulator, running_gateway(config=front.config(simulator.base_url)) as gateway:
+    environ = {"TEST_JWT_SECRET": JWT_SECRET}
+    with (
+        running_simulator() as simulator,
+        running_gateway(config=front.config(simulator.base_url), environ=environ) as gateway,
+    ):
         report = asyncio.run(front.attack(gateway, simulator, cases=cases, seed=seed))
         if "Traceback" in gateway.log_text():
             report.faults.append(gateway.log_text()[-4000:])

@@ -8,12 +8,13 @@ import asyncio
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from random import Random
 
 from tests.e2e import wire
+from tests.e2e.conftest import ISSUERS, token
 from tests.support import stream
 from tests.support.running import SECRETS, Running, base_config
 from tests.support.simulated import SimulatorThread
@@ -41,13 +42,15 @@ def config(at: str) -> dict[str, object]:
     """Deadlines that pass soon, and quotas that only count."""
     whole = base_config(upstream=at)
     whole["request_limits"] = {"header_timeout": "1s", "body_idle_timeout": "1s", "body_total_timeout": "3s"}
+    whole["jwt_issuers"] = ISSUERS
     whole["teams"][_TEAM] = team(_TEAM, {"quotas": [{"images": 10**9, "per": "total"}, {"concurrent": 10_000}]})
     return whole
 
 
 @dataclass(slots=True)
 class Report:
-    tried: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)  #: requests tried, by what was damaged
+    refusals: Counter[str] = field(default_factory=Counter)  #: answers of 4xx, likewise
     silent: int = 0  #: connections that ended without an answer
     answers: Counter[int] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)  #: answers that blame the gateway or are cut, with their requests
@@ -57,8 +60,12 @@ class Report:
     grown: float = 0.0  #: MB, of the worker
 
     @property
+    def tried(self) -> int:
+        return self.kinds.total()
+
+    @property
     def refused(self) -> int:
-        return sum(number for status, number in self.answers.items() if 400 <= status < 500)
+        return self.refusals.total()
 
 
 def damaged(random: Random, request: bytes) -> bytes:
@@ -70,24 +77,88 @@ def damaged(random: Random, request: bytes) -> bytes:
     return request
 
 
-def requests(random: Random) -> Iterator[bytes]:
-    """Damaged ones without end; some stand behind a sound one on the same connection."""
+def _sound(random: Random) -> bytes:
     key = SECRETS[_TEAM]
     picture = wire.image(wire.png(side=1))
     form = wire.form(wire.text("prompt", "x"), picture, wire.text("n", "2"))
-    sound = (
-        wire.generation(key),
-        wire.generation(key, n=2, size="1792x1024", user="somebody"),
-        wire.edit(key, wire.text("prompt", "x"), picture),
-        wire.edit_head(key, length=None) + b"".join(wire.chunks(form, size=50)),
-        wire.edit_head(key, "Expect: 100-continue", length=len(form)) + form,
-        wire.head("/v1/usage", key=key, method="GET", content_type=None),
-        wire.head("/v1/models/dall-e-3", key=key, method="GET", content_type=None),
-        wire.head("/healthz", key=None, method="GET", content_type=None),
+    chunks = b"".join(wire.chunks(form, size=50))
+    return random.choice(
+        (
+            wire.generation(key),
+            wire.generation(key, n=2, size="1792x1024", user="somebody"),
+            wire.generation(key, "Connection: Upgrade", "Upgrade: h2c"),
+            wire.edit(key, wire.text("prompt", "x"), picture),
+            wire.edit_head(key, length=None) + chunks,
+            wire.edit_head(key, "Trailer: X", length=None) + chunks[:-2] + b"X: y\r\n\r\n",
+            wire.edit_head(key, "Expect: 100-continue", length=len(form)) + form,
+            wire.head("/v1/usage", key=key, method="GET", content_type=None),
+            wire.head("/v1/models/dall-e-3", key=key, method="GET", content_type=None),
+            wire.head("/healthz", key=None, method="GET", content_type=None),
+        )
     )
+
+
+def _http(random: Random) -> bytes:
+    """Some stand behind a sound one on the same connection."""
+    before = _sound(random) if random.random() < 0.1 else b""
+    return before + damaged(random, _sound(random))
+
+
+def _path(random: Random) -> bytes:
+    paths = (wire.GENERATIONS, wire.EDITS, "/v1/models/dall-e-3", "/v1/usage", "/healthz", "/readyz/", "/openapi.json")
+    path = damaged(random, random.choice(paths).encode()).translate(None, b"\r\n").replace(b" ", b"%20")
+    return wire.generation(SECRETS[_TEAM]).replace(wire.GENERATIONS.encode(), path, 1)
+
+
+def _header(random: Random) -> bytes:
+    names = ("Authorization", "api-key", "Host", "Content-Type", "Content-Encoding", "Expect", "Connection", "Accept",
+             "Idempotency-Key", "X-Forwarded-For", "traceparent", "X-Stainless-Retry-Count", "Content-Length", "TE",
+             "Transfer-Encoding", "Upgrade", "X", "Cookie", "Range")  # fmt: skip
+    values = ("x", "", "1", "chunked", "application/json; charset=utf-8", f"Bearer {SECRETS[_TEAM]}", "100-continue",
+              "close, upgrade", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "1.2.3.4, ::1")  # fmt: skip
+    line = f"{random.choice(names)}: {random.choice(values)}".encode()
+    if random.random() < 0.8:
+        line = damaged(random, line)
+    return wire.generation(SECRETS[_TEAM]).replace(b"Host:", line + b"\r\nHost:", 1)
+
+
+def _json(random: Random) -> bytes:
+    body = b'{"model": "dall-e-3", "prompt": "x", "n": 2, "size": "1024x1024", "quality": "standard", "user": "u"}'
+    return wire.generation_of(damaged(random, body), SECRETS[_TEAM])
+
+
+def _form(random: Random) -> bytes:
+    parts = (wire.text("prompt", "x"), wire.image(wire.png(side=1)), wire.text("n", "2"))
+    body = damaged(random, wire.form(*random.sample(parts, 3)))
+    if random.random() < 0.5:
+        return wire.edit_head(SECRETS[_TEAM], length=len(body)) + body
+    return wire.edit_head(SECRETS[_TEAM], length=None) + b"".join(wire.chunks(body, size=random.choice((7, 80, 1000))))
+
+
+def _token(random: Random) -> bytes:
+    sound = token(_TEAM)
+    if random.random() < 0.9:
+        sound = damaged(random, sound.encode()).translate(None, b"\r\n").decode("latin-1")
+    return wire.generation(sound)
+
+
+#: What is damaged, and how often of ten.
+KINDS: Mapping[str, tuple[Callable[[Random], bytes], int]] = {
+    "HTTP": (_http, 3),
+    "path": (_path, 1),
+    "header": (_header, 1),
+    "JSON": (_json, 2),
+    "multipart": (_form, 2),
+    "JWT": (_token, 1),
+}
+
+
+def requests(random: Random) -> Iterator[tuple[str, bytes]]:
+    """Damaged ones without end, each with its kind."""
+    kinds, weights = list(KINDS), [weight for _, weight in KINDS.values()]
     while True:
-        before = random.choice(sound) if random.random() < 0.1 else b""
-        yield before + damaged(random, random.choice(sound))
+        (kind,) = random.choices(kinds, weights)
+        yield kind, KINDS[kind][0](random)
 
 
 async def attack(gateway: Running, simulator: SimulatorThread, *, cases: int, seed: int, at_once: int = 200) -> Report:
@@ -98,8 +169,8 @@ async def attack(gateway: Running, simulator: SimulatorThread, *, cases: int, se
     left = iter(zip(range(cases), requests(random), strict=False))
 
     async def one_after_the_other() -> None:
-        for _, request in left:
-            await _send(gateway.url, request, Random(random.random()), report)
+        for _, (kind, request) in left:
+            await _send(gateway.url, kind, request, Random(random.random()), report)
 
     await asyncio.gather(*(one_after_the_other() for _ in range(at_once)))
     await asyncio.to_thread(wait_until, lambda: gateway.metric("gateway_inflight_requests") == 0, seconds=HANGS)
@@ -109,11 +180,11 @@ async def attack(gateway: Running, simulator: SimulatorThread, *, cases: int, se
     return report
 
 
-async def _send(url: str, request: bytes, random: Random, report: Report) -> None:
+async def _send(url: str, kind: str, request: bytes, random: Random, report: Report) -> None:
     cuts = sorted(random.randrange(len(request) + 1) for _ in range(random.choice((0, 0, 1, 3))))
     ends = random.choice(("waits", "half", "reset", "waits"))
     data = b""
-    report.tried += 1
+    report.kinds[kind] += 1
     async with connected(url) as line:
         try:
             with contextlib.suppress(OSError):  # it may be closed in the midst of what is refused
@@ -135,6 +206,7 @@ async def _send(url: str, request: bytes, random: Random, report: Report) -> Non
     statuses = _statuses(data)
     report.answers.update(statuses)
     report.silent += not statuses
+    report.refusals[kind] += sum(400 <= status < 500 for status in statuses)
     if any(status >= 424 or not status for status in statuses):
         report.faults.append(f"{statuses} to {request!r}")
 
