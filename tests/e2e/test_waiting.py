@@ -1,5 +1,6 @@
 """A `concurrent` rule with `wait` holds a request until a slot is free, in the order of arrival; accounts likewise."""
 
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -151,8 +152,13 @@ def test_without_wait_nobody_waits(site: Site) -> None:
     assert first.result().status == 200
 
 
-def test_who_leaves_loses_the_place_and_not_the_slot(site: Site) -> None:
-    """A client that hangs up while it waits is gone at once, nothing goes up for it, and the one behind is next."""
+@pytest.mark.parametrize("how", ["FIN", "RST", "its half"])
+def test_who_leaves_loses_the_place_and_not_the_slot(how: str, site: Site) -> None:
+    """A client that hangs up while it waits is gone at once, nothing goes up for it, and the one behind is next.
+
+    One that ends its half alone might read on, but most who do have gone: it is let go without an answer.
+    """
+    before = len(site.gateway.requests_logged())
     site.slow(0.9)
     first = site.send("one", "first")
     site.drawing(1)
@@ -161,11 +167,17 @@ def test_who_leaves_loses_the_place_and_not_the_slot(site: Site) -> None:
         wait_until(lambda: site.inflight() == 2)
         behind = site.send("one", "behind")
         wait_until(lambda: site.inflight() == 3)
+        if how == "its half":
+            leaving.socket.shutdown(socket.SHUT_WR)
+            assert leaving.at_end()
+        else:
+            leaving.leave(how)
     wait_until(lambda: site.inflight() == 2)
     assert not first.done()
     assert [first.result().status, behind.result().status] == [200, 200]
     assert site.prompts == ["first", "behind"]
-    assert [line["outcome"] for line in site.gateway.requests_logged()].count("client_gone") == 1
+    assert [line["outcome"] for line in site.gateway.requests_logged()[before:]].count("client_gone") == 1
+    assert "Traceback" not in site.gateway.log_text()
 
 
 def test_edits_and_generations_wait_for_the_same_slot(site: Site) -> None:
