@@ -135,7 +135,11 @@ class Wire:
             while not rest.endswith(b"0\r\n\r\n"):
                 rest += self._more()
             return _unchunked(rest)
-        length = int(headers.get("content-length", "0"))
+        if "content-length" not in headers:  # a proxy's own, which the connection's end ends
+            while more := self.socket.recv(65536):
+                rest += more
+            return rest
+        length = int(headers["content-length"])
         while len(rest) < length:
             rest += self._more()
         self._left = rest[length:]
