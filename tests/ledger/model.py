@@ -68,6 +68,11 @@ class Model:
     def now(self) -> int:
         return self.counters.now
 
+    @property
+    def just_back(self) -> bool:
+        """Whether no lease ends yet after the store was away. A grace further ahead is of a clock set right since."""
+        return self.now < self.grace <= self.now + GRACE
+
     def admit(self, rid: str, team: str, charges: Sequence[Charge], orders: Sequence[Sequence[int]]) -> Answer:
         """Take the slots; look, without charging, whether one of the orders fits."""
         self._end_leases()
@@ -98,7 +103,7 @@ class Model:
         if again:
             return self._answer(2, charges, refused)._replace(passed=tuple(self._passed(charges, rid, again=True)))
         whose, until = self.cut.get(booking.repeated() if booking.repeated else "", ("", 0))
-        if self.now < until:
+        if self.now < until <= self.now + REPEATED:
             return Answer(-5, cut=(until - self.now, whose))
         if any(over and charge.rule.mode == "enforce" for over, charge in zip(refused, charges, strict=True)):
             return self._answer(0, charges, refused)
@@ -146,7 +151,7 @@ class Model:
         self._end_leases()
         presumed = []
         for rid, mine in sorted(self.reservations.items(), key=lambda item: (item[1].due or 0, item[0])):
-            if self.grace <= self.now and mine.due is not None and mine.due <= self.now:
+            if not self.just_back and mine.due is not None and mine.due <= self.now:
                 self._free(rid)
                 mine.due = None
                 if mine.state == "admitted":
@@ -221,7 +226,7 @@ class Model:
             self.grace = self.now + GRACE
         self.last = self.now
         for rid, mine in self.reservations.items():
-            if self.grace <= self.now and mine.lease is not None and mine.lease <= self.now:
+            if not self.just_back and mine.lease is not None and mine.lease <= self.now:
                 self._free(rid)
 
     def _book(self, mine: Reservation, kind: str, end: Settlement | None, sign: int) -> None:

@@ -483,7 +483,7 @@ MUTANTS = {
     "slots without a lease": Mutant("reserve", "redis.call('ZADD', LEASES, now + ask.lease, id)", ""),
     "leases that do not end": Mutant("beat", "      free_slots(rec)\n      keep(id, rec)", "      keep(id, rec)"),
     "leases that cannot be renewed": Mutant("beat", "redis.call('ZADD', LEASES, 'XX', now + ask.lease, id)", ""),
-    "leases that end at once after an outage": Mutant("beat", "if grace > now then", "if false then"),
+    "leases that end at once after an outage": Mutant("beat", "if grace > now and", "if false and"),
     "a slot is not freed at the end": Mutant("settle", "\nfree_slots(rec)\n", "\n"),
     "settles twice": Mutant(
         "settle", "if before == 'committed' or before == 'refunded' then return", "if false then return"
@@ -516,7 +516,7 @@ MUTANTS = {
     "makes again what was cut off": Mutant("reserve", "if now < cuts and ask.order", "if false and ask.order"),
     "asks for no order's name": Mutant("reserve", "if not ask.order then return {-4, now} end", "ask.order = 'x'"),
     "marks no cut answer": Mutant("settle", "redis.call('HSET', META, 'cuts', now + REPEATED)", ""),
-    "a mark never ends": Mutant("reserve", "if cut[1] and now < tonumber(cut[2]) then", "if cut[1] then"),
+    "a mark never ends": Mutant("reserve", "if left > 0 and", "if cut[1] and"),
     "books under the wrong day": Mutant("reserve", "now >= day[1] and now < day[2]", "not periods"),
 }
 
