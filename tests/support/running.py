@@ -8,6 +8,7 @@ import contextlib
 import io
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -218,10 +219,16 @@ def running_gateway(
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """One that nobody has: below those that the system gives to connections, and each only once."""
+    while True:
+        port = random.SystemRandom().randrange(10_240, 32_768)
+        with socket.socket() as listener:
+            if port not in _GIVEN and listener.connect_ex(("127.0.0.1", port)) != 0:
+                _GIVEN.add(port)
+                return port
+
+
+_GIVEN: set[int] = set()
 
 
 def plain_numbers(config: Any) -> Any:
