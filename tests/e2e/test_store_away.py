@@ -181,8 +181,9 @@ def test_what_is_let_in_unmetered_is_metered_if_the_store_is_back(
             _freeze(store, held)
             assert order()(allow).status == 200  # whose silence is noticed by this one
             simulator.record.clear()
+            begun = simulator.simulator._requests_begun
             connection.send(wire.edit_head(allow.key("few"), length=len(body)) + body[:200])
-            wait_until(lambda: simulator.record.totals.connections_opened == 1)
+            wait_until(lambda: simulator.simulator._requests_begun == begun + 1)
         _is_back(allow)
         connection.send(body[200:])
         assert connection.read().status == status
