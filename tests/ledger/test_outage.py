@@ -18,6 +18,7 @@ from gateway.ledger.servers import Address
 
 IMAGES = Rule(scope="team", name="images-day", unit=Unit.IMAGES, per=Per.DAY, limit=10)
 SLOTS = Rule(scope="team", name="concurrent", unit=Unit.CONCURRENT, per=None, limit=1)
+WARNED = Rule(scope="team", name="images-day", unit=Unit.IMAGES, per=Per.DAY, limit=10, warn_at=(50,))
 CHARGES = (Charge(IMAGES, 1), Charge(SLOTS, 1))
 BOOKING = Booking("team", "UTC", "key", "main", "edits", "model", "1024x1024", "standard", 1, 40_000)
 
@@ -65,6 +66,35 @@ async def _lose_admission(ledger: RedisLedger, store: EmbeddedStore) -> None:
     assert (await ledger.reserve("unasked", CHARGES, BOOKING)).admitted
     await ledger._deliver()
     assert [state.used for state in await ledger.states([IMAGES, SLOTS])] == [1, 1]
+
+
+def test_a_threshold_shows_though_the_order_that_passed_it_got_lost(tmp_path: Path) -> None:
+    """The state of a rule, from which the metric is made, tells a threshold by what is used, not by who was told."""
+    with EmbeddedStore(tmp_path / "data") as store:
+        asyncio.run(_lost_warning(store))
+
+
+async def _lost_warning(store: EmbeddedStore) -> None:
+    ledger = _ledger(store)
+    try:
+        await ledger._beat([])
+        assert (await ledger.reserve("before", (Charge(WARNED, 4),), BOOKING)).admitted
+        assert store.pid is not None
+        os.kill(store.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(StoreUnavailable):
+                await ledger.reserve("lost", (Charge(WARNED, 2),), BOOKING)
+        finally:
+            os.kill(store.pid, signal.SIGCONT)
+        await ledger._beat([])
+        await ledger._deliver()
+        (state,) = await ledger.states([WARNED])
+        assert (state.used, state.has_passed(50)) == (4, False)
+        assert (await ledger.reserve("after", (Charge(WARNED, 2),), BOOKING)).admitted
+        (state,) = await ledger.states([WARNED])
+        assert (state.used, state.has_passed(50)) == (6, True)
+    finally:
+        await ledger.close()
 
 
 @pytest.mark.parametrize("turns", [1, 3, 6])
