@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from gunicorn.arbiter import Arbiter
 from uvicorn._compat import asyncio_run
@@ -25,8 +25,8 @@ from uvicorn_worker import UvicornWorker
 from gateway import __version__, logs
 from gateway.accounts import Accounts
 from gateway.app import build_admin, build_app
+from gateway.audit import Audit
 from gateway.core.catalog import Settings
-from gateway.core.changes import differences, told
 from gateway.core.errors import GatewayError, StoreUnavailable
 from gateway.core.quota import MICRO
 from gateway.core.settlement import Settlement
@@ -106,6 +106,8 @@ async def assembled(path: Path, settings: Settings, store: Finder, folder: Path)
         unbooked=_tell_unbooked,
     )
 
+    audit = Audit(reloads, metrics, ledger.states)
+
     def in_force(now: Settings) -> None:
         ledger.deadline, ledger.patience = _deadline(now), _patience(now)
         metrics.reloaded(now)
@@ -113,11 +115,10 @@ async def assembled(path: Path, settings: Settings, store: Finder, folder: Path)
 
     def applied(old: Settings, new: Settings) -> None:
         in_force(new)
-        _tell_reload(reloads, metrics, "success", new.hash, told(differences(old, new)), old_hash=old.hash)
+        audit.applied(old, new)
 
     def refused(problems: list[str]) -> None:
-        metrics.config_success.set(0)
-        _tell_reload(reloads, metrics, "failure", live.version, problems, in_force=live().hash)
+        audit.refused(live.version, problems, in_force=live().hash)
 
     live = Live(path, settings, kept=folder / "in-force.yaml", applied=applied, refused=refused)
     await live.catch_up()
@@ -154,6 +155,7 @@ async def assembled(path: Path, settings: Settings, store: Finder, folder: Path)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await audit.written()
         await parts.refused.write()
         await last_use.write()
         await ledger.close()
@@ -178,33 +180,6 @@ def _tell_unbooked(rid: str, end: Settlement, why: str) -> None:
     """A line for each: an invoice can be set right by them."""
     facts = {"images": end.images, "cost_usd": end.cost / MICRO, "end": end.end.value, "reason": why}
     logs.line("charge not in the usage ledger", logging.ERROR, reservation_id=rid, **facts)
-
-
-def _tell_reload(
-    reloads: Reloads,
-    metrics: Metrics,
-    result: Literal["success", "failure"],
-    version: str,
-    words: list[str],
-    **facts: str,
-) -> None:
-    """Count and log what came of a change of the file, if no other worker has."""
-    reload = reloads.tell(time.time(), result, version, words)
-    if reload is None:
-        return
-    metrics.config_reloads.labels(result).inc()
-    more = reload.more or None
-    if result == "success":
-        logs.line("config reloaded", logging.INFO, config_hash=version, changes=reload.words, more=more, **facts)
-    else:
-        logs.line(
-            "config refused, the old one stays",
-            logging.ERROR,
-            file_hash=version,
-            problems=reload.words,
-            more=more,
-            **facts,
-        )
 
 
 async def _tell_changes(administration: Administration) -> None:

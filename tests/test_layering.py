@@ -42,6 +42,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "gateway.tokens": ("gateway.core.",),
     "gateway.jwks": ("gateway.tokens",),
     "gateway.live": ("gateway.config.", "gateway.core."),
+    "gateway.audit": ("gateway.core.", "gateway.logs", "gateway.metrics", "gateway.reloads"),
     # No step knows another, the order they stand in, or where the config came from.
     "gateway.pipeline.": (
         "gateway.accounts",
@@ -96,6 +97,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "gateway",
         "gateway.accounts",
         "gateway.app",
+        "gateway.audit",
         "gateway.core.",
         "gateway.lastuse",
         "gateway.ledger.administration",

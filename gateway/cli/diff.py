@@ -33,7 +33,7 @@ def diff(
     Example: gateway diff config.yaml proposed.yaml
     """
     from gateway.config.compile import compile_settings
-    from gateway.core.changes import differences
+    from gateway.core.changes import differences, told
 
     before, after = _valid(old), _valid(new)
     # As if both stood in one place: a copy made for review is not another data_dir.
@@ -44,8 +44,8 @@ def diff(
         rows = [_row(each, used.get(each.rule) if each.rule is not None else None) for each in found]
         typer.echo(json.dumps({"differences": rows, "used_unknown": missing or None}, indent=2))
     else:
-        for each in found:
-            typer.echo(_line(each, used.get(each.rule) if each.rule is not None else None))
+        for line in told(found, used):
+            typer.echo(line)
         typer.echo(f"{len(found)} difference{'' if len(found) == 1 else 's'}.")
         if missing:
             typer.echo(f"What is used so far is not known. {missing}", err=True)
@@ -81,20 +81,6 @@ def _used(before: "Document", after: "Document", rules: "list[Rule]") -> "tuple[
         except store.Unreachable as exc:
             reason = reason or str(exc)
     return {}, reason
-
-
-def _line(each: "Difference", state: "RuleState | None") -> str:
-    from gateway.core.changes import told
-
-    (line,) = told([each])
-    return line if state is None else f"{line}; {_amount(state)} used"
-
-
-def _amount(state: "RuleState") -> str:
-    from gateway.core.quota import Unit
-    from gateway.core.refusals import dollars
-
-    return f"${dollars(state.used)}" if state.rule.unit is Unit.USD else str(state.used)
 
 
 def _row(each: "Difference", state: "RuleState | None") -> dict[str, object]:

@@ -6,11 +6,12 @@ limit; a `Difference` names the rule, and whoever can reach the store asks for i
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from urllib.parse import urlsplit, urlunsplit
 
 from gateway.core.catalog import JwtIssuer, Model, Settings, Store
 from gateway.core.differences import Difference, compared, listed, none_or
-from gateway.core.quota import ORGANIZATION
+from gateway.core.quota import ORGANIZATION, Rule, RuleState, Unit
 from gateway.core.refusals import dollars
 from gateway.core.rulechanges import rule_differences
 from gateway.core.teamchanges import revocations, team_differences
@@ -204,6 +205,12 @@ def _place(value: object) -> str:
             return none_or(value)
 
 
-def told(found: Iterable[Difference]) -> list[str]:
-    """One sentence each."""
-    return [f"{each.about}: {each.words}" for each in found]
+def told(found: Iterable[Difference], used: Mapping[Rule, RuleState] = MappingProxyType({})) -> list[str]:
+    """One sentence each. used: how their rules stand, as far as that is known."""
+    return [f"{each.about}: {each.words}{_so_far(used.get(each.rule)) if each.rule else ''}" for each in found]
+
+
+def _so_far(state: RuleState | None) -> str:
+    if state is None:
+        return ""
+    return f"; {f'${dollars(state.used)}' if state.rule.unit is Unit.USD else state.used} used"

@@ -84,7 +84,7 @@ def test_a_change_is_told_once_and_in_words(site: Site) -> None:
 
     version = site.apply(change)
     log = Watched(site.gateway, site.simulator)
-    (line,) = log.lines(event="config reloaded", config_hash=version)
+    (line,) = wait_until(lambda: log.lines(event="config reloaded", config_hash=version))
     assert line["changes"] == ["free: suspended: told once"]
     assert line["old_hash"] == hashlib.sha256(site.original).hexdigest()[:12]
     assert "free: suspended: told once" in site.page()
@@ -177,7 +177,9 @@ def test_a_revoked_key_opens_nothing(site: Site) -> None:
 
 
 def test_a_raised_limit_keeps_what_was_used(site: Site) -> None:
-    """Two of five images used are two of seven after the change, and two of one when it is lowered."""
+    """Two of five images used are two of seven after the change, and two of one when it is lowered; the audit line of
+    each change has what was used by then.
+    """
     assert [site.ask("tight").status for _ in range(2)] == [200, 200]
     watched = Watched(site.gateway, site.simulator)
 
@@ -188,7 +190,9 @@ def test_a_raised_limit_keeps_what_was_used(site: Site) -> None:
         return change
 
     for images, expected in ((7, 200), (1, 429)):
-        site.apply(limit(images))
+        version = site.apply(limit(images))
+        (line,) = wait_until(partial(watched.lines, event="config reloaded", config_hash=version))
+        assert line["changes"] == ["tight: images-day " + ("5 -> 7; 2 used" if images == 7 else "7 -> 1; 3 used")]
         used = watched.used("tight")["images-day"]
         (rule,) = watched.usage("tight")["rules"]
         assert (rule["limit"], used) == (images, 2 if images == 7 else 3)
@@ -354,5 +358,5 @@ def test_a_hangup_beside_a_saved_change_is_one_reload(site: Site) -> None:
     assert site.statuses() == {403}
     assert site.reloads() == (before[0] + 1, before[1])
     watched = Watched(site.gateway, site.simulator)
-    (line,) = watched.lines(event="config reloaded", config_hash=version)
+    (line,) = wait_until(lambda: watched.lines(event="config reloaded", config_hash=version))
     assert line["changes"] == ["free: suspended: hung up"]
