@@ -107,9 +107,15 @@ def _counter(value: bytes) -> Counter:
 
 
 def commands(data: bytes) -> Iterator[list[bytes]]:
-    """RESP arrays of bulk strings, with the file's comments between them; a last one that is cut short is left out."""
+    """RESP arrays of bulk strings, with the file's comments between them; a last one that is cut short is left out.
+
+    NULs between two are passed over: a hole, where a full disk has stopped a write and the server cut it back.
+    """
     at = 0
     while at < len(data):
+        if data[at] == 0:
+            at += len(data) - at - len(data[at:].lstrip(b"\0"))
+            continue
         line, at = _line(data, at)
         if line.startswith(b"#"):
             continue

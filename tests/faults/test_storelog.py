@@ -75,3 +75,9 @@ def test_a_file_that_ends_in_the_middle_of_a_command_is_read_up_to_it() -> None:
     whole = b"*2\r\n$4\r\nHDEL\r\n$1\r\nk\r\n"
     for end in range(len(whole)):
         assert list(storelog.commands(whole + whole[:end])) == [[b"HDEL", b"k"]]
+
+
+def test_a_hole_between_commands_is_passed_over() -> None:
+    """What a full disk left of a write, once the server has cut it back, says nothing; what follows it does."""
+    whole = b"*2\r\n$4\r\nHDEL\r\n$1\r\nk\r\n"
+    assert list(storelog.commands(whole + bytes(500) + whole + bytes(3))) == [[b"HDEL", b"k"]] * 2
