@@ -21,7 +21,7 @@ from tests.support.site import picture, wait_until
 pytestmark = pytest.mark.slow
 
 GATEWAY = [sys.executable, "-m", "gateway"]
-END_LIMIT = 20.0  # seconds
+END_LIMIT = 40.0  # seconds
 
 
 @pytest.fixture
