@@ -32,10 +32,13 @@ class Untraced:
 def begun(environ: Mapping[str, str]) -> Traces:
     """As the standard variables of the environment say (opentelemetry.io, "OTLP Exporter Configuration")."""
     named = any(environ.get(f"OTEL_EXPORTER_OTLP_{what}ENDPOINT") for what in ("", "TRACES_"))
-    if not named or environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+    disabled = environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    if not named or disabled or environ.get("OTEL_TRACES_EXPORTER", "").lower() == "none":
         return Untraced()
     try:
         return cast("Traces", import_module("gateway.otel").Traces())
     except ImportError:
         logs.line("no traces are sent: pip install 'image-gateway[otel]' has what that takes", logging.WARNING)
-        return Untraced()
+    except ValueError as error:  # of the library's own variables; orders need no traces
+        logs.line("no traces are sent: the environment is not understood", logging.WARNING, error=str(error))
+    return Untraced()

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -98,9 +98,9 @@ def collecting(*, silent: bool = False) -> Iterator[Collector]:
 
 
 @contextlib.contextmanager
-def tracing(url: str, *, every: int = 50, workers: int = 1) -> Iterator[Site]:
-    """every: milliseconds between two sendings."""
-    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_BSP_SCHEDULE_DELAY": str(every)}
+def tracing(url: str, *, every: int = 50, workers: int = 1, more: Mapping[str, str] | None = None) -> Iterator[Site]:
+    """every: milliseconds between two sendings. more: of the environment."""
+    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_BSP_SCHEDULE_DELAY": str(every), **(more or {})}
     with running_simulator() as simulator:
         config = base_config(upstream=simulator.base_url, workers=workers)
         with running_gateway(config=config, environ=environ) as gateway:
@@ -239,6 +239,19 @@ def test_who_asks_for_none_loads_nothing() -> None:
     )
     told = subprocess.run([sys.executable, "-c", look], check=True, capture_output=True, text=True)
     assert told.stdout == "Untraced set()\n"
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"OTEL_TRACES_EXPORTER": "none"}, {"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "100000"}],
+    ids=["told to send none", "more in a batch than can wait"],
+)
+def test_orders_are_made_where_traces_cannot_be(setting: dict[str, str]) -> None:
+    """An environment that forbids traces, or has a variable that the library refuses, costs the traces and no more."""
+    with collecting() as collector:
+        with tracing(collector.url, more=setting) as site:
+            assert wire.ask(site.gateway.url, wire.generation(site.key())).status == 200
+        assert collector.asked == 0
 
 
 def _seconds(work: Callable[[], object]) -> float:
