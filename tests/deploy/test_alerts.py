@@ -82,3 +82,73 @@ def test_an_alert_fires_when_it_should_and_only_then(case: Case, tmp_path: Path)
         YAML(typ="safe").dump(tests, file)
     checked = promtool("test", "rules", str(tmp_path / "tests.yaml"))
     assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def burning(*spans: tuple[str, float, float], every: int) -> Series:
+    """Orders of one host over time. spans: how long (`3h`), orders a minute, the share that fails.
+
+    every: minutes between two samples.
+    """
+    counters = {"ok": [0.0], "upstream_error": [0.0]}
+    for long, orders, share in spans:
+        minutes = int(long[:-1]) * {"m": 1, "h": 60, "d": 1440}[long[-1]]
+        for _ in range(minutes // every):
+            for outcome, part in (("ok", 1 - share), ("upstream_error", share)):
+                counters[outcome].append(counters[outcome][-1] + orders * every * part)
+    name = 'gateway_requests_total{job="gateway", instance="a:9464", team="design", endpoint="edits", outcome="%s"}'
+    return {name % outcome: " ".join(f"{count:g}" for count in counts) for outcome, counts in counters.items()}
+
+
+FAST, SLOWLY = "GatewayErrorBudgetBurningFast", "GatewayErrorBudgetBurningSlowly"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("alert", "spans", "fires"),
+    [
+        (FAST, [("7h", 1e4, 0.0), ("1h", 1e4, 0.08)], True),
+        (FAST, [("7h", 1e4, 0.0), ("1h", 1e4, 0.065)], False),
+        (FAST, [("7h", 1e4, 0.0), ("10m", 1e4, 0.2)], False),  # a hiccup
+        (FAST, [("7h", 1e4, 0.0), ("50m", 1e4, 0.2), ("10m", 1e4, 0.0)], False),  # over by now
+        (FAST, [("8h", 1e4, 0.035)], True),
+        (FAST, [("8h", 1e4, 0.025)], False),
+        (FAST, [("7h", 1e4, 0.06), ("40m", 1e4, 0.0)], False),  # over by now
+        (SLOWLY, [("3d", 2e4, 0.0), ("1d", 1e4, 0.016)], True),
+        (SLOWLY, [("3d", 2e4, 0.0), ("1d", 1e4, 0.014)], False),
+        (SLOWLY, [("3d", 2e4, 0.0), ("21h", 1e4, 0.018), ("3h", 1e4, 0.0)], False),  # over by now
+        (SLOWLY, [("3d", 2e4, 0.0), ("4h", 1e4, 0.04)], False),  # for too short a time
+        (SLOWLY, [("4d", 1e4, 0.006)], True),
+        (SLOWLY, [("4d", 1e4, 0.004)], False),
+        (SLOWLY, [("4d", 1e4, 0.014), ("7h", 1e4, 0.0)], False),  # over by now
+    ],
+)
+def test_the_budgets_alerts_look_at_two_windows_each(
+    alert: str, spans: list[tuple[str, float, float]], fires: bool, tmp_path: Path
+) -> None:
+    """The shares of failed orders stand where the pages of the books have them (14.4, 6, 3 and 1 times 0.5 %), just
+    above and just below, and what is over by now is told of no more.
+    """
+    every = 2 if alert == FAST else 15
+    series = burning(*spans, every=every)
+    end = (len(next(iter(series.values())).split()) - 1) * every
+    tests = {
+        "rule_files": [str(RULES / "recording.yaml"), str(RULES / "alerts.yaml")],
+        "evaluation_interval": f"{every}m",
+        "tests": [
+            {
+                "interval": f"{every}m",
+                "input_series": [{"series": name, "values": values} for name, values in series.items()],
+                "promql_expr_test": [
+                    {
+                        "expr": f'count(ALERTS{{alertname="{alert}", alertstate="firing"}})',
+                        "eval_time": f"{end}m",
+                        "exp_samples": [{"labels": "{}", "value": 1}] if fires else [],
+                    }
+                ],
+            }
+        ],
+    }
+    with (tmp_path / "tests.yaml").open("w", encoding="utf-8") as file:
+        YAML(typ="safe").dump(tests, file)
+    checked = promtool("test", "rules", str(tmp_path / "tests.yaml"))
+    assert checked.returncode == 0, checked.stdout + checked.stderr
