@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import date
 from importlib.resources import files
 from pathlib import Path
@@ -96,7 +96,12 @@ class Pages:
         if refusal := guard.refuse(request, self._parts.settings()):
             return refusal
         settings, reading = await self._present()
-        days = await self._days(reading, list(reading.members)) if reading is not None else {}
+        days: Mapping[date, Spent] = {}
+        if reading is not None:
+            try:
+                days = await self._figures.days(reading, list(reading.members))
+            except StoreUnavailable:  # since the reading, which serves for a moment
+                reading = None
         return await _made(self._overview, settings, reading, days)
 
     def _overview(self, settings: Settings, reading: Reading | None, days: Mapping[date, Spent]) -> str:
@@ -123,8 +128,11 @@ class Pages:
             return PlainTextResponse("There is no team of that name.\n", 404, headers=_HEADERS)
         kept: Mapping[str, Any] = {}
         if reading is not None:
-            team = settings.teams.get(name)
-            kept = {"days": await self._days(reading, [name]), **await self._kept_of(name, team)}
+            try:
+                days = await self._figures.days(reading, [name])
+                kept = {"days": days, **await self._kept_of(name, settings.teams.get(name))}
+            except StoreUnavailable:  # as above
+                reading = None
         return await _made(self._team, name, settings, reading, kept)
 
     def _team(self, name: str, settings: Settings, reading: Reading | None, kept: Mapping[str, Any]) -> str:
@@ -170,20 +178,11 @@ class Pages:
             return self._parts.settings(), None
         return reading.settings, reading
 
-    async def _days(self, reading: Reading, teams: Sequence[str]) -> Mapping[date, Spent]:
-        try:
-            return await self._figures.days(reading, teams)
-        except StoreUnavailable:
-            return {}
-
     async def _kept_of(self, name: str, team: Team | None) -> Mapping[str, Any]:
         """The team's latest refusals, and what was granted and corrected of its rules in the last month."""
         administration, rules = self._parts.ledger.administration(), team.rules if team is not None else ()
-        try:
-            refusals = await administration.refusals([name])
-            grants, changes = await administration.recall(rules, since=self._parts.ledger.now() - 31 * 86_400)
-        except StoreUnavailable:
-            return {"refusals": [], "grants": [], "changes": []}
+        refusals = await administration.refusals([name])
+        grants, changes = await administration.recall(rules, since=self._parts.ledger.now() - 31 * 86_400)
         return {
             "refusals": [json.loads(text) for text in refusals[:REFUSALS]],
             "grants": grants,

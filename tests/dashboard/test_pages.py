@@ -204,10 +204,14 @@ def test_many_who_look_cost_the_store_one_look(showing: Showing) -> None:
 
 
 def test_without_the_store_the_pages_still_say_what_they_know() -> None:
-    """While the store is away every page is there and says so; its figures are not made up."""
+    """While the store is away every page is there and says so; its figures are not made up, nor is half of what is
+    there left out just as the store goes.
+    """
     with running_showing(workers=1, teams={"free": {}}) as showing:
+        assert "None that the store still has" in showing.get("/teams/free").text
         with redis.Redis.from_url(showing.store) as store:
             store.shutdown(nosave=True)
+        assert "None that the store still has" not in showing.get("/teams/free").text
         wait_until(lambda: "The store cannot be reached" in showing.get("/").text)
         for path in ("/", "/config", "/teams/free"):
             page = Page(showing.get(path).raise_for_status().text)
