@@ -81,8 +81,10 @@ class _Ending:
         if definite or not exchange.released:
             await self._settle(settlement.refunded(sent=sent))
         else:
-            # Of an answer that is on its way the client sees no error, only its end: many repeat the order then.
-            cut = exchange.repeated() if exchange.made is not None and not exchange.whole else ""
+            # Of an answer that is on its way the client sees no error, only its end: many repeat the order then. One
+            # with a key is known by that: a mark would meet only others who order the same.
+            unseen = exchange.made is not None and not exchange.whole
+            cut = exchange.repeated() if unseen and exchange.header(b"idempotency-key") is None else ""
             await self._settle(settlement.presumed(ordered=order.n, cost=exchange.cost, cut=cut))
         if isinstance(error, OutcomeUnknown) and exchange.settlement is not None:
             outcomes.tell_charge(error, exchange.settlement)

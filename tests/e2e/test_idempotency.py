@@ -31,8 +31,10 @@ def png(colour: tuple[int, int, int]) -> bytes:
     return out.getvalue()
 
 
-def generate(site: Site, key: str, *, team: str = "design", prompt: str = "a kite", n: int = 1) -> httpx.Response:
-    headers = {**site[0].auth(team), "idempotency-key": key}
+def generate(
+    site: Site, key: str | None, *, team: str = "design", prompt: str = "a kite", n: int = 1
+) -> httpx.Response:
+    headers = {**site[0].auth(team), **({"idempotency-key": key} if key is not None else {})}
     body = {"prompt": prompt, "n": n}
     return httpx.post(f"{site[0].url}/v1/images/generations", headers=headers, json=body, timeout=30)
 
@@ -126,6 +128,17 @@ def test_an_unknown_outcome_is_repeated_and_not_bought_twice(site: Site) -> None
     assert again.json()["error"]["charged"] == first.json()["error"]["charged"]
     assert again.headers["x-should-retry"] == "false"
     assert (site[1].record.totals.complete - before, used(site) - charged) == (1, 1)
+
+
+def test_a_cut_answer_to_a_keyed_order_stands_in_nobody_elses_way(site: Site) -> None:
+    """Whose long answer is cut off repeats its own key; the same order without one is somebody else's, and is made."""
+    before, prompt = made(site), "a lighthouse"
+    site[1].script({"pad": 300_000, "fault": "cut"})
+    with pytest.raises(httpx.RemoteProtocolError):
+        generate(site, "cut", prompt=prompt)
+    assert generate(site, "cut", prompt=prompt).status_code == 424
+    assert generate(site, None, prompt=prompt).status_code == 200
+    assert made(site) - before == 2
 
 
 @pytest.mark.parametrize("status", [500, 400])
