@@ -334,7 +334,8 @@ class _Joining:
         self._joined = False
 
     def write(self, data: bytes) -> None:
-        if self._joined or data.startswith(_INTERIM):
+        # None that is interim comes behind a head: there it is an upstream's bytes, which may look like one.
+        if self._joined or (self._head is None and data.startswith(_INTERIM)):
             self._transport.write(data)
         elif self._head is None:
             self._head = data

@@ -81,6 +81,19 @@ def test_no_header_of_its_comes_down(endpoint: str, long: bool, roomy: Watched) 
     clean(answer)
 
 
+def test_no_head_of_its_stands_before_ours(roomy: Watched) -> None:
+    """A long body that begins as an interim answer does stands behind the gateway's head like any other."""
+    body = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nset-cookie: canary=1\r\n\r\n" + 2_000_000 * "x"
+    roomy.simulator.script({"status": 200, "body": body})
+    host, _, port = roomy.url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as line:
+        line.sendall(wire.generation(roomy.key("plain")))
+        assert line.recv(4096).startswith(b"HTTP/1.1 200 ")
+        with contextlib.suppress(ConnectionResetError):
+            while line.recv(65_536):
+                pass
+
+
 @pytest.mark.parametrize("status", STATUSES)
 def test_no_page_of_its_comes_down(status: int, roomy: Watched) -> None:
     """Whatever its status, of HTML with our key in it nothing passes: the answer is one error in the one shape."""
