@@ -80,6 +80,22 @@ def test_every_page_loads_well_and_is_accessible(
         assert shown.troubles == []
 
 
+def test_a_phone_shows_figures_beside_names(showing: Showing, browser: Browser) -> None:
+    """What teams used today is in sight without moving the table, and names stay in sight when it is moved."""
+    with screen(browser, size=PHONE) as shown:
+        shown.page.goto(showing.page, wait_until="networkidle")
+        frame = shown.page.get_by_role("group", name="Images and cost by team")
+        row = frame.locator("#team-design")
+        for cell in row.locator("td").all()[:2]:
+            box = cell.bounding_box()
+            assert box is not None
+            assert box["x"] + box["width"] <= PHONE[0]
+        name = row.get_by_role("link")
+        before = name.bounding_box()
+        assert frame.evaluate("element => { element.scrollLeft = 100; return element.scrollLeft; }") == 100
+        assert name.bounding_box() == before
+
+
 @pytest.mark.npm
 def test_axe_finds_what_is_wrong(showing: Showing, browser: Browser, axe: str) -> None:
     """A picture without words and text that can hardly be read are found on the same page."""
@@ -118,14 +134,18 @@ def test_what_one_has_opened_and_where_one_is_stays(showing: Showing, browser: B
         shown.page.goto(f"{showing.page}/teams/design")
         shown.page.locator("summary").first.click()
         shown.page.locator(".plot canvas").evaluate("canvas => { canvas.mine = true; }")
-        frame = shown.page.locator(".frame").first
+        frame = shown.page.get_by_role("group", name="Images and cost by size and quality")
         frame.focus()
         frame.evaluate("element => { element.scrollLeft = 40; }")
         place = shown.page.evaluate("scrollY")
         assert place > 0
         seen = shown.page.locator("footer time").inner_text()
-        shown.fetched_anew()
-        assert shown.page.locator("footer time").inner_text() != seen
+
+        def tells_another_time() -> bool:  # in whole seconds, of a clock that is not the page's
+            shown.fetched_anew()
+            return shown.page.locator("footer time").inner_text() != seen
+
+        wait_until(tells_another_time)
         assert shown.page.locator("#days").is_visible()
         assert shown.page.locator(".plot canvas").evaluate("canvas => canvas.mine") is True
         assert frame.evaluate("element => document.activeElement === element && element.scrollLeft") == 40
