@@ -1,6 +1,7 @@
 """The files for containers: each read by the tool that knows its kind, and held against the gateway and each other."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from typing import Any
 import kubernetes_validate
 import pytest
 from ruamel.yaml import YAML
+
+from tests.support.running import running_gateway
 
 DEPLOY = Path(__file__).parent.parent.parent / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
@@ -73,6 +76,23 @@ def test_the_image_runs_without_rights() -> None:
     last = DOCKERFILE.read_text("utf-8").split("\nFROM ")[-1]
     (user,) = re.findall(r"^USER (\d+):\d+$", last, re.MULTILINE)
     assert int(user) == pod()["securityContext"]["runAsUser"] > 0
+
+
+@pytest.mark.slow
+def test_the_image_knows_whether_it_is_well() -> None:
+    """Its check asks the gateway itself, though Docker hands the container a proxy for the world; it fails without."""
+    (text,) = re.findall(r"HEALTHCHECK .*\\\n +CMD (\[.+\])", DOCKERFILE.read_text("utf-8"))
+    with running_gateway(upstream="http://127.0.0.1:9") as gateway:
+        port = gateway.admin_url.rpartition(":")[2]
+        command = [sys.executable, *json.loads(text.replace("9464", port))[1:]]
+
+        def status() -> int:
+            environ = {**os.environ, "http_proxy": "http://127.0.0.1:9"}
+            return subprocess.run(command, env=environ, capture_output=True, timeout=20, check=False).returncode
+
+        assert status() == 0
+        gateway.stop()
+        assert status() != 0
 
 
 def test_compose_is_valid() -> None:
