@@ -87,7 +87,7 @@ def test_no_head_of_its_stands_before_ours(roomy: Watched) -> None:
     roomy.simulator.script({"status": 200, "body": body})
     host, _, port = roomy.url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), timeout=10) as line:
-        line.sendall(wire.generation(roomy.key("plain")))
+        line.sendall(wire.generation(roomy.key("plain"), prompt="an order of its own, for its answer is cut"))
         assert line.recv(4096).startswith(b"HTTP/1.1 200 ")
         with contextlib.suppress(ConnectionResetError):
             while line.recv(65_536):
