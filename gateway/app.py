@@ -38,6 +38,7 @@ from gateway.admin import dashboard, health, scrape, team
 from gateway.admin.describe import Describe
 from gateway.core import catalog, framing
 from gateway.core.errors import MalformedRequest, MethodNotAllowed, UnknownUrl, UpstreamAccountExhausted
+from gateway.core.parameters import covered
 from gateway.core.quota import Verdict
 from gateway.core.refusals import rule_facts
 from gateway.exchange import Exchange, facts
@@ -136,7 +137,7 @@ async def _routed(router: Router, scope: Scope, receive: Receive, send: Send) ->
 
 async def _nothing_there(scope: Scope, receive: Receive, send: Send) -> None:
     del receive, send
-    raise UnknownUrl(f"There is nothing at {scope['method']} {scope['path'][:200]}.")
+    raise UnknownUrl(f"There is nothing at {scope['method']} {covered(scope['path'])[:200]}.")
 
 
 def build_admin(parts: Parts, folder: Path) -> ASGIApp:

@@ -11,10 +11,13 @@ from difflib import get_close_matches
 from unicodedata import normalize
 
 from gateway.core.errors import ParameterError, UnknownParameter
+from gateway.core.keys import PREFIX
 
 SHOWN = 40  #: characters of a client's value that a message repeats: enough to recognise it, too few to be a prompt
 LONGEST_NAME = 64  #: characters of a parameter's name; folding a longer one could cost what its bytes do not show
 _LONGEST_NUMBER = 20  # digits that a message repeats
+
+_SECRET = re.compile(rf"{PREFIX}[0-9A-Za-z]+|eyJ[\w-]+\.[\w.-]*", re.ASCII)  # a JWT begins with '{"'
 
 _COUNT = re.compile(r"[1-9][0-9]?")
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
@@ -31,13 +34,19 @@ def folded(name: str) -> str:
     return name if name.isascii() and name.islower() else normalize("NFKC", normalize("NFKC", name).casefold())
 
 
+def covered(text: str) -> str:
+    """The text without what looks like one of our keys or a token: who mistakes its place must not meet it in a log."""
+    return _SECRET.sub(lambda found: f"{found[0][:4]}…", text)
+
+
 def shown(value: object) -> str:
     """The value for a message: one short printable line, whatever the client sent."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, str):
-        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value[:SHOWN])
-        return f'"{text}…"' if len(value) > SHOWN else f'"{text}"'
+        safe = covered(value[: 4 * SHOWN])  # longer than any key
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in safe[:SHOWN])
+        return f'"{text}…"' if len(safe) > SHOWN else f'"{text}"'
     if isinstance(value, int):
         return str(value) if abs(value) < 10**_LONGEST_NUMBER else "a very large number"
     if isinstance(value, float):

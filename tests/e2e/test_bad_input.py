@@ -2,11 +2,13 @@
 
 import gzip
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
 
+from gateway.core import keys
 from gateway.simulator.script import Behaviour
 from tests.e2e import wire
 from tests.e2e.rows import PROMPT
@@ -534,3 +536,28 @@ def test_nothing_of_it_stands_in_the_log(roomy: Watched) -> None:
     for word in ("canary", PROMPT, key, unknown, API_KEY, "lighthouse", "Traceback"):
         assert word not in log, word
     assert roomy.lines(event="fault") == []
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [keys.make(os.urandom(keys.RANDOM_BYTES)), f"eyJhbGciOiJIUzI1NiJ9.{'eyJ0' * 9}.{'s' * 43}"],
+    ids=["key", "token"],
+)
+def test_a_secret_in_the_wrong_place_is_not_said_again(secret: str, unharmed: Watched) -> None:
+    """Who puts a key or a token where a path, a value, a name or a type belongs does not meet it in the error."""
+    key = unharmed.key("plain")
+    asked = {
+        "path without a key": wire.head(f"/{secret}", key=None, method="GET"),
+        "path": wire.head(f"/v1/models/{secret}", key=key, method="GET"),
+        "model": wire.generation(key, model=secret),
+        "size": wire.generation(key, size=secret),
+        "n": wire.generation(key, n=secret),
+        "name": wire.generation(key, **{secret: 1}),
+        "name in a form": wire.edit(key, PICTURE, WORDS, wire.text(secret, "x")),
+        "type": wire.head(wire.GENERATIONS, "Content-Length: 2", key=key, content_type=f"text/{secret}") + b"{}",
+        "form's type": wire.head(wire.EDITS, "Content-Length: 2", key=key, content_type=f"text/{secret}") + b"{}",
+    }
+    for place, request in asked.items():
+        answer = wire.ask(unharmed.url, request)
+        assert 400 <= answer.status < 500, place
+        assert secret[8:20].encode() not in answer.body, place
