@@ -302,6 +302,7 @@ class Protocol(HttpToolsProtocol):
 
     def _refuse(self, error: GatewayError) -> None:
         self._deaf = True
+        self._forget_head()
         config: Any = self.config
         request_id = f"req_{token_hex(12)}"
         config.unread(request_id, self.client[0] if self.client else "", error)

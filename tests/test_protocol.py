@@ -175,6 +175,24 @@ def test_a_head_must_come_in_time(gateway: Running) -> None:
         assert (status_of(heard) if heard else None) == (None if kind in ("silent", "empty lines") else 408), kind
 
 
+def test_a_bad_head_that_is_late_too_is_refused_once(gateway: Running) -> None:
+    """What turns out to be no HTTP just before its time is over gets one 400, and is counted once."""
+    counted = {"endpoint": "other", "team": "none", "outcome": "refused_invalid"}
+    before = gateway.metric("gateway_requests_total", **counted)
+
+    async def play() -> bytes:
+        async with connected(gateway.url) as line:
+            await line.send(b"GET / HTTP/1.1\r\nHost: x\r\n")
+            await asyncio.sleep(HEAD_SECONDS / 2)
+            await line.send(b"\x00bad\r\n")
+            return await line.ended(10)
+
+    heard = asyncio.run(play())
+    assert status_of(heard) == 400
+    assert heard.count(b"HTTP/1.1 ") == 1
+    assert gateway.metric("gateway_requests_total", **counted) == before + 1
+
+
 def test_the_second_head_on_a_connection_must_come_in_time_too(gateway: Running) -> None:
     """A kept connection on which the next head stalls gets a 408 as well; its first answer was whole."""
 
