@@ -135,15 +135,17 @@ class Tokens:
             return issuer.secret.reveal()
         if issuer.public_key is not None:
             return issuer.public_key
-        kid = header.get("kid")
-        if kid in issuer.revoked_keys:
+        kid = header.get("kid", "")
+        if not isinstance(kid, str):
+            raise KeySetError("the token's kid is no text")
+        if kid in issuer.revoked_keys:  # no fetch for it
             raise _Revoked
-        known = await self._known(issuer, str(header.get("kid", "")))
-        if kid is None and len(known.keys) == 1:
+        known = await self._known(issuer, kid)
+        if "kid" not in header and len(known.keys) == 1:
             kid = next(iter(known.keys))
             if kid in issuer.revoked_keys:
                 raise _Revoked
-        public = known.keys[str(kid)]
+        public = known.keys[kid]
         if header["alg"] not in public.algorithms:
             raise KeySetError("the key does not serve this algorithm")
         return public.key

@@ -806,6 +806,12 @@ def test_a_key_is_revoked_by_its_kid_though_its_issuer_publishes_it() -> None:
     assert refused_for(token(), unnamed, tokens=Endpoint(jwk_set(ONE.jwk(None))).tokens()) == "token_revoked"
 
 
+def test_a_token_that_names_no_key_is_not_one_of_several() -> None:
+    """Where a set has more than one key, a token must say which, be one of them called "None"."""
+    several = Endpoint(jwk_set(ONE.jwk("None"), TWO.jwk("two")))
+    assert refused_for(token(), by_url(), tokens=several.tokens()) == "token_invalid"
+
+
 def test_a_revocation_keeps_the_keys_that_were_fetched() -> None:
     """Saved while the issuer is away, it voids what it names, and the other tokens go on."""
     end = Endpoint(jwk_set(ONE.jwk()))
