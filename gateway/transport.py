@@ -116,21 +116,7 @@ class Transport(httpx.AsyncBaseTransport):
     async def _send_on_kept(self, outgoing: "_Outgoing", payload: bytes) -> Answer | None:
         """None if there is no kept connection, or if it proved dead before the last byte: then nothing is lost."""
         begun = await self._begin_on_kept(outgoing, payload[:-1])
-        if begun is None:
-            return None
-        connection, answer = begun
-        if answer.head.done():  # to less than the whole request: asked anew, it will be the same
-            connection.abort()
-            outgoing.progress.bytes_sent = 0
-            return None
-        try:
-            connection.write(payload[-1:], closing=True)
-            await answer.head
-            answer.check()
-        except BaseException:
-            connection.abort()
-            raise
-        return answer
+        return await _complete(*begun, payload[-1:]) if begun is not None else None
 
     async def _begin_on_kept(self, outgoing: "_Outgoing", opening: bytes) -> tuple[Connection, Answer] | None:
         """A kept connection that has taken `opening` and answered it or shown no sign of its end since, if any has."""
@@ -157,16 +143,9 @@ class Transport(httpx.AsyncBaseTransport):
     async def _send_on_new(self, outgoing: "_Outgoing", payload: bytes) -> Answer:
         connection = await self._connect(outgoing.origin, outgoing.progress, outgoing.timeouts.get("connect"))
         answer = connection.begin(outgoing.progress, outgoing.timeouts.get("total"))
-        try:
-            if connection.is_hung_up():  # a full server accepts and closes; that is known before anything is sent
-                connection.fail("cut", None)
-            connection.write(payload, closing=True)
-            await answer.head
-            answer.check()
-        except BaseException:
-            connection.abort()
-            raise
-        return answer
+        if connection.is_hung_up():  # a full server accepts and closes; that is known before anything is sent
+            connection.fail("cut", None)
+        return await _complete(connection, answer, payload)
 
     async def _send_stream(self, outgoing: "_Outgoing") -> Answer:
         begun = await self._begin_on_kept(outgoing, outgoing.head) if outgoing.length != 0 else None
@@ -264,6 +243,19 @@ class _Outgoing:
     stream: httpx.AsyncByteStream
     progress: Progress
     timeouts: Timeouts
+
+
+async def _complete(connection: Connection, answer: Answer, rest: bytes) -> Answer:
+    """Writes what the request still lacks, unless it is answered already, and waits for the answer's head."""
+    try:
+        if not answer.head.done():
+            connection.write(rest, closing=True)
+            await answer.head
+        answer.check()
+    except BaseException:
+        connection.abort()
+        raise
+    return answer
 
 
 async def _write_stream(connection: Connection, answer: Answer, outgoing: _Outgoing) -> None:

@@ -8,7 +8,8 @@
 --   4 leases     zset  reservation id by the time its slots fall free
 --   5 ended      zset  reservation id by the time its record is forgotten
 --   6 meta       hash  last: when a gateway last called; grace: until when no lease ends; granting: when the last of all
---                grants by command ends; cuts: when the last mark of a cut answer does; epoch, lost, w:<worker>: see records.lua, witness
+--                grants by command ends; cuts: when the last mark of a cut answer does; epoch, lost, w:<worker>: see
+--                records.lua, witness
 --   7 rules      hash  what is kept of a rule beside its counter (rules.lua)
 --   8 prefix     not a key of its own: what usage keys begin with, in the same slot
 --

@@ -108,7 +108,7 @@ class RedisLedger:
 
         answer = await self._answer("reserve", rid, ask)
         if answer[0] == _WHICH and booking.repeated is not None:
-            order = scripts.cut(self._keys[-1], booking.repeated())
+            order = scripts.named(self._keys[-1], scripts.CUT, booking.repeated())
             answer = await self._answer("reserve", rid, ask)
         if answer[0] == _CUT:
             raise outcomes.repeated(answer[3], seconds=-(-answer[2] // 1000))
@@ -232,7 +232,7 @@ class RedisLedger:
         return list(await self._timed("usage", asked))
 
     async def remember(self, act: str, key: str, **facts: object) -> Remembered:
-        name = f"{self._keys[-1].removesuffix('u:')}i:{key}"
+        name = scripts.named(self._keys[-1], scripts.IDEMPOTENT, key)
         try:
             answer = await self._call("remember", scripts.dumps({"act": act, "key": name, **facts}))
         except (StoreUnavailable, asyncio.CancelledError):

@@ -68,11 +68,14 @@ local function warn(out, ask, seen, states, now, again)
         local span = c.len or (c.w == 'slot' and FLEETING)
         local name = kept_under('warned', ask, rule) .. '|' .. rule[6][at]
         local told = unpacked(redis.call('HGET', RULES, name))
-        local due = not told or told[1] < (span and now - span + 1 or after.start) or told[2] < level
-        if due and not again then
+        local due
+        if again then
+          due = told and told[3] == ask.id
+        elseif not told or told[1] < (span and now - span + 1 or after.start) or told[2] < level then
+          due = true
           redis.call('HSET', RULES, name, cmsgpack.pack({span and now or after.start, level, ask.id}))
         end
-        if due and not again or again and told and told[3] == ask.id then
+        if due then
           out[#out + 1] = i
           out[#out + 1] = rule[6][at]
         end

@@ -29,6 +29,8 @@ META = 5  #: the place among `keys` of what is known of the store itself
 
 LEASE = 30_000  #: ms that a slot is held without renewal
 
+IDEMPOTENT, CUT = "i", "c"  #: kinds of keys beside the counters': of an Idempotency-Key, of a cut answer
+
 _SLIDING = {Per.MINUTE: 60_000, Per.HOUR: 3_600_000}
 
 
@@ -172,13 +174,13 @@ def settlement(rid: str, end: Settlement, prefix: str) -> bytes:
         "requests": end.requests,
     }
     if end.cut:
-        ask["cut"] = cut(prefix, end.cut)
+        ask["cut"] = named(prefix, CUT, end.cut)
     return dumps(ask)
 
 
-def cut(prefix: str, repeated: str) -> str:
-    """The key under which a cut answer is marked. prefix: the last of `keys`."""
-    return f"{prefix.removesuffix('u:')}c:{repeated}"
+def named(prefix: str, kind: str, name: str) -> str:
+    """A key beside those of usage. prefix: the last of `keys`; kind: `IDEMPOTENT` or `CUT`."""
+    return f"{prefix.removesuffix('u:')}{kind}:{name}"
 
 
 def verdict(charges: Sequence[Charge], answer: Sequence[int]) -> Verdict:

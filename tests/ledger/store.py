@@ -110,7 +110,7 @@ class Store:
         order = None if booking.repeated else ""
         answer = self._decide("reserve", charges, ask(self.now + self.skew, order), ask(self.now, order))
         if answer.status == -4 and booking.repeated:
-            order = scripts.cut(self.keys[-1], booking.repeated())
+            order = scripts.named(self.keys[-1], scripts.CUT, booking.repeated())
             answer = self._decide("reserve", charges, ask(self.now + self.skew, order), ask(self.now, order))
         return answer
 

@@ -473,7 +473,7 @@ MUTANTS = {
         "reserve", "seen.used + amount, seen.round, seen.left}", "seen.used + amount}"
     ),
     "a sliding counter forgets that it was corrected": Mutant("reserve", "    seen.slices[0] = seen.round\n", ""),
-    "warns at every order": Mutant("reserve", "local due = not told or", "local due = true or"),
+    "warns at every order": Mutant("reserve", "elseif not told or", "elseif true or"),
     "warns once for ever": Mutant("reserve", "told[1] < (span and now - span + 1 or after.start) or ", ""),
     "warns above the threshold alone": Mutant("reserve", "after.used >= level", "after.used > level"),
     "keeps quiet about a raised limit": Mutant("reserve", " or told[2] < level", ""),
@@ -512,7 +512,7 @@ MUTANTS = {
     "forgets slices ahead of the clock": Mutant(
         "all", "slice >= current - SLICES", "slice >= current - SLICES and slice <= current"
     ),
-    "tells of no threshold again": Mutant("reserve", "or again and told and told[3] == ask.id", ""),
+    "tells of no threshold again": Mutant("reserve", "due = told and told[3] == ask.id", "due = false"),
     "makes again what was cut off": Mutant("reserve", "if now < cuts and ask.order", "if false and ask.order"),
     "asks for no order's name": Mutant("reserve", "if not ask.order then return {-4, now} end", "ask.order = 'x'"),
     "marks no cut answer": Mutant("settle", "redis.call('HSET', META, 'cuts', now + REPEATED)", ""),
