@@ -12,8 +12,8 @@ from tests.deploy.alert_cases import CASES, Case, Series
 
 DEPLOY = Path(__file__).parent.parent.parent / "deploy"
 RULES = DEPLOY / "prometheus"
-#: The groups in the order in which they are evaluated where several are due at once: left alone, promtool shuffles them,
-#: and an alert looks at a ratio of one interval earlier.
+#: The groups in the order in which they are evaluated where several are due at once: left alone, promtool shuffles
+#: them, and an alert may look at the ratio of one interval earlier.
 ORDER = [
     group["name"]
     for name in ("recording.yaml", "alerts.yaml")
