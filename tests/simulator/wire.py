@@ -68,12 +68,18 @@ def read_till_failure(connection: socket.socket) -> tuple[bytes, OSError | None]
 
 
 def read_answer(connection: socket.socket) -> tuple[int, bytes]:
-    """Status and body of one answer that has a Content-Length."""
-    received = b""
-    while b"\r\n\r\n" not in received:
-        received += connection.recv(65536)
-    lines, _, body = received.partition(b"\r\n\r\n")
-    headers = dict(line.lower().split(b": ", 1) for line in lines.split(b"\r\n")[1:])
-    while len(body) < int(headers[b"content-length"]):
-        body += connection.recv(65536)
-    return int(lines.split(b" ", 2)[1]), body
+    """Status and body of one answer that has a Content-Length. What comes behind it is left for the next call."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += _some(connection, 1)
+    headers = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:-2])
+    body, length = b"", int(headers[b"content-length"])
+    while len(body) < length:
+        body += _some(connection, length - len(body))
+    return int(head.split(b" ", 2)[1]), body
+
+
+def _some(connection: socket.socket, most: int) -> bytes:
+    data = connection.recv(most)
+    assert data, "closed in the middle of an answer"
+    return data
