@@ -9,14 +9,14 @@ Series = dict[str, str]
 
 HOST_A = 'job="gateway", instance="a:9464"'
 HOST_B = 'job="gateway", instance="b:9464"'
-ACCOUNT = f'{HOST_A}, account="main"'
 RULE = 'team="design", rule="images-day", unit="images", per="day", mode="enforce"'
 
 
 @dataclass(frozen=True)
 class Case:
     """fires: series under which the alert fires `at` with these labels (severity and name apart) and this summary.
-    quiet, also_quiet: series under which it does not. interval: between two samples.
+    quiet, also_quiet: series under which it does not. interval: minutes between two samples. waits: minutes for which
+    it is pending before.
     """
 
     alert: str
@@ -26,7 +26,8 @@ class Case:
     quiet: Series
     also_quiet: Series = field(default_factory=dict)
     at: str = "20m"
-    interval: str = "1m"
+    interval: int = 1
+    waits: int = 0
     severity: str = "warning"
     job: dict[str, str] = field(default_factory=lambda: {"job": "gateway"})
 
@@ -47,6 +48,10 @@ def quota(used: str, *, limit: str = "100x60", mode: str = "enforce", per: str =
     }
 
 
+def answers(host: str, status: str, values: str) -> Series:
+    return {f'gateway_upstream_responses_total{{{host}, account="main", status="{status}"}}': values}
+
+
 def errors(code: str, values: str) -> Series:
     return {f'gateway_errors_total{{{HOST_A}, team="design", code="{code}"}}': values}
 
@@ -60,6 +65,7 @@ CASES = (
         {f"up{{{HOST_A}}}": "0x60", f"up{{{HOST_B}}}": "1x60"},
         severity="critical",
         job={},
+        waits=3,
     ),
     Case(
         "GatewayHostDown",
@@ -67,6 +73,7 @@ CASES = (
         {"instance": "b:9464"},
         "The gateway on b:9464 does not answer Prometheus.",
         {f"up{{{HOST_A}}}": "1x60", f"up{{{HOST_B}}}": "1x17 0x43"},
+        waits=3,
     ),
     Case(
         "GatewayErrorBudgetBurningFast",
@@ -77,6 +84,7 @@ CASES = (
         orders("0+0.1x120", "0x65 2x55"),  # two orders in a quiet night
         at="1h10m",
         severity="critical",
+        waits=2,
     ),
     Case(
         "GatewayErrorBudgetBurningSlowly",
@@ -86,13 +94,17 @@ CASES = (
         # What teams do to themselves burns nothing.
         orders("0+98x100", "0+2x100", outcome="refused_quota"),
         at="7h",
-        interval="5m",
+        interval=5,
+        waits=15,
     ),
     Case(
         "GatewayInternalErrors",
-        orders("0+9x60", "0x15 1x45", outcome="internal_error"),
+        {
+            f'gateway_requests_total{{{host}, team="design", outcome="internal_error"}}': "0x15 1x45"
+            for host in (HOST_A, HOST_B)
+        },
         {},
-        "The gateway answered 1 requests with a fault of its own in 10 minutes.",
+        "The gateway answered 2 requests with a fault of its own in 10 minutes.",
         orders("0+9x60", "0x15 1x45", outcome="refused_invalid"),
     ),
     Case(
@@ -107,6 +119,7 @@ CASES = (
             f'gateway_overhead_seconds_bucket{{{HOST_A}, endpoint="generations", le="{le}"}}': values
             for le, values in (("0.025", "0+995x60"), ("0.05", "0+1000x60"), ("+Inf", "0+1000x60"))
         },
+        waits=10,
     ),
     Case(
         "GatewayStoreDown",
@@ -115,12 +128,13 @@ CASES = (
         "A gateway finds its store away: no quota can be decided there.",
         {f"gateway_store_up{{{HOST_A}}}": "1x60", f"gateway_store_up{{{HOST_B}}}": "1x10 0 1x50"},
         severity="critical",
+        waits=1,
     ),
     Case(
         "GatewayUnmeteredRequests",
-        {f'gateway_unmetered_requests_total{{{HOST_A}, team="design"}}': "0x12 9x48"},
+        {f'gateway_unmetered_requests_total{{{host}, team="design"}}': "0x12 9x48" for host in (HOST_A, HOST_B)},
         {},
-        "9 orders passed without a quota in 10 minutes, because the store is away.",
+        "18 orders passed without a quota in 10 minutes, because the store is away.",
         {f'gateway_unmetered_requests_total{{{HOST_A}, team="design"}}': "9x60"},
         severity="critical",
     ),
@@ -139,30 +153,29 @@ CASES = (
         "2 hosts count quotas each for themselves: a team has that many times its quota.",
         {f'gateway_store_info{{{host}, kind="redis"}}': "1x60" for host in (HOST_A, HOST_B)},
         severity="critical",
+        waits=5,
     ),
     Case(
         "GatewayReservationsExpiring",
-        {f'gateway_reservations_expired_total{{{HOST_A}, team="design"}}': "0x70 3x20"},
+        {f'gateway_reservations_expired_total{{{host}, team="design"}}': "0x70 3x20" for host in (HOST_A, HOST_B)},
         {},
-        "3 orders of the last hour had no end and stay charged.",
+        "6 orders of the last hour had no end and stay charged.",
         {f'gateway_reservations_expired_total{{{HOST_A}, team="design"}}': "0x5 3x85"},
         at="80m",
     ),
     Case(
         "GatewayUpstreamFailing",
-        {
-            f'gateway_upstream_responses_total{{{ACCOUNT}, status="200"}}': "0+6x60",
-            f'gateway_upstream_responses_total{{{ACCOUNT}, status="503"}}': "0+3x60",
-            f'gateway_upstream_responses_total{{{ACCOUNT}, status="timeout"}}': "0+1x60",
-        },
+        answers(HOST_A, "200", "0x10 3x50")
+        | answers(HOST_A, "503", "0x10 2x50")
+        | answers(HOST_B, "200", "0x10 3x50")
+        | answers(HOST_B, "timeout", "0x10 2x50"),
         {"account": "main"},
         "3xCoder fails 40% of the orders of account main.",
-        {  # refusals are no failures
-            f'gateway_upstream_responses_total{{{ACCOUNT}, status="200"}}': "0+6x60",
-            f'gateway_upstream_responses_total{{{ACCOUNT}, status="503"}}': "0+1x60",
-            f'gateway_upstream_responses_total{{{ACCOUNT}, status="400"}}': "0+3x60",
-        },
+        # refusals are no failures
+        answers(HOST_A, "200", "0+6x60") | answers(HOST_A, "503", "0+1x60") | answers(HOST_A, "400", "0+3x60"),
+        answers(HOST_A, "200", "0x10 3x50") | answers(HOST_A, "503", "0x10 2x50"),  # two in a quiet night
         severity="critical",
+        waits=5,
     ),
     Case(
         "GatewayUpstreamKeyRefused",
@@ -196,12 +209,13 @@ CASES = (
             f'gateway_upstream_concurrency_limit{{{HOST_A}, account="main"}}': "100x60",
             f'gateway_upstream_concurrency_limit{{{HOST_B}, account="main"}}': "100x60",
         },
+        waits=5,
     ),
     Case(
         "GatewayImagesUnknown",
-        {f'gateway_images_unknown_total{{{HOST_A}, team="design"}}': "0x70 2x20"},
+        {f'gateway_images_unknown_total{{{host}, team="design"}}': "0x70 2x20" for host in (HOST_A, HOST_B)},
         {},
-        "2 images of the last hour are charged, and nobody knows whether they were made.",
+        "4 images of the last hour are charged, and nobody knows whether they were made.",
         {f'gateway_images_unknown_total{{{HOST_A}, team="design"}}': "2x90"},
         at="80m",
     ),
@@ -211,6 +225,7 @@ CASES = (
         {"instance": "a:9464"},
         "The configuration file of a:9464 is not in force.",
         {f"gateway_config_last_reload_successful{{{HOST_A}}}": "1x60"},
+        waits=2,
     ),
     Case(
         "GatewayConfigLaggard",
@@ -226,6 +241,7 @@ CASES = (
             f'gateway_config_info{{{HOST_B}, hash="new"}}': "_x17 4x43",
             f'gateway_config_info{{{HOST_B}, hash="old"}}': "4x17 stale",
         },
+        waits=5,
     ),
     Case(
         "GatewayKeyExpiresSoon",
@@ -237,6 +253,7 @@ CASES = (
             f'gateway_key_expiry_timestamp_seconds{{{HOST_A}, team="design", key="gone"}}': "100x120",
         },
         at="2h",
+        waits=60,
     ),
     Case(
         "GatewayQuotaNearlyUsed",
@@ -245,6 +262,7 @@ CASES = (
         "design has used 80% of rule images-day.",
         quota("79x60") | quota("100x60", per="week"),
         severity="info",
+        waits=5,
     ),
     Case(
         "GatewayQuotaUsed",
@@ -252,5 +270,6 @@ CASES = (
         {"team": "design", "rule": "images-day", "unit": "images", "per": "day", "mode": "enforce"},
         "design has used all of rule images-day: its orders are refused.",
         quota("99x60") | quota("100x60", mode="shadow") | quota("10x60", limit="10x60", per="minute"),
+        waits=5,
     ),
 )

@@ -63,26 +63,35 @@ def test_every_alert_has_a_case_and_a_runbook() -> None:
 def promtools(case: Case, series: Series, fired: list[dict[str, Any]]) -> dict[str, Any]:
     """One of promtool's tests: of these series, what has fired."""
     return {
-        "interval": case.interval,
+        "interval": f"{case.interval}m",
         "input_series": [{"series": name, "values": values} for name, values in series.items()],
         "alert_rule_test": [{"eval_time": case.at, "alertname": case.alert, "exp_alerts": fired}],
     }
 
 
+def pending(case: Case) -> dict[str, Any]:
+    """One of promtool's questions: how often the alert was pending before it fired."""
+    asked = f'sum(count_over_time(ALERTS{{alertname="{case.alert}", alertstate="pending"}}[1d]))'
+    samples = [{"labels": "{}", "value": case.waits // case.interval}] if case.waits else []
+    return {"promql_expr_test": [{"expr": asked, "eval_time": case.at, "exp_samples": samples}]}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.alert)
 def test_an_alert_fires_when_it_should_and_only_then(case: Case, tmp_path: Path) -> None:
-    """It fires, once, with its labels and in words a person understands; and not on the nearest harmless thing."""
+    """It fires, once, after its time, with its labels and in words a person understands; and not on the nearest
+    harmless thing.
+    """
     fired = {
         "exp_labels": {**case.job, **case.labels, "severity": case.severity},
         "exp_annotations": {"summary": case.summary, "runbook_url": f"{RUNBOOK}{case.alert.lower()}"},
     }
     tests = {
         "rule_files": [str(RULES / "recording.yaml"), str(RULES / "alerts.yaml")],
-        "evaluation_interval": case.interval,
+        "evaluation_interval": f"{case.interval}m",
         "group_eval_order": ORDER,
         "tests": [
-            promtools(case, case.fires, [fired]),
+            promtools(case, case.fires, [fired]) | pending(case),
             *(promtools(case, series, []) for series in (case.quiet, case.also_quiet) if series),
         ],
     }
