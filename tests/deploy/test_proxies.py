@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,9 @@ def settings(text: str, *pairs: tuple[str, str]) -> str:
     return text
 
 
-def nginx(folder: Path, made: Certificates, port: int, gateway: int, *, shorter: bool) -> list[str]:
+def nginx(
+    folder: Path, made: Certificates, port: int, gateway: int, *, shorter: bool, connections: int = 200
+) -> list[str]:
     text = (DEPLOY / "nginx" / "image-gateway.conf").read_text("utf-8")
     site = settings(
         text,
@@ -70,6 +73,7 @@ def nginx(folder: Path, made: Certificates, port: int, gateway: int, *, shorter:
         ("listen 443 ", f"listen 127.0.0.1:{port} "),
         ("/etc/ssl/image-gateway/cert.pem", str(made.certificate)),
         ("/etc/ssl/image-gateway/key.pem", str(made.key)),
+        ("limit_conn image_gateway_clients 200", f"limit_conn image_gateway_clients {connections}"),
         *((("header_timeout 10s", "header_timeout 1s"), ("body_timeout 15s", "body_timeout 1s")) if shorter else ()),
     )
     (folder / "site.conf").write_text(site, "utf-8")
@@ -164,9 +168,30 @@ def test_orders_go_through(kind: Kind, gateway: Running, simulator: SimulatorThr
             connection.sendall(edit[-200:])
             assert answer(connection).status == 200
         long = wire.head(wire.EDITS, "Content-Length: 10000000", key=SECRETS["free"])
-        assert proxy.ask(long).status == 413
+        refused = proxy.ask(long)
+        assert (refused.status, refused.error["code"]) == (413, "request_too_large")
     assert [request.images_made for request in simulator.record.requests] == [1, 1]
     assert [line["client_ip"] for line in gateway.requests_logged()[logged:]] == [CLIENT, CLIENT]
+
+
+@pytest.mark.debian("nginx")
+def test_an_address_has_so_many_connections_and_no_more(gateway: Running, tmp_path: Path) -> None:
+    """Above nginx's bound of requests from one address the next is told in the shape of the gateway's own refusals."""
+    edit = wire.edit(SECRETS["free"], wire.image(wire.png()), wire.text("prompt", "x"))
+    with (
+        running_proxy(partial(nginx, connections=2), tmp_path, port_of(gateway)) as proxy,
+        contextlib.ExitStack() as held,
+    ):
+        for _ in range(2):
+            held.enter_context(proxy.connect()).sendall(edit[:-200])
+        wait_until(lambda: gateway.metric("gateway_inflight_requests", endpoint="edits") == 2)
+        refused = proxy.ask(wire.generation(SECRETS["free"]))
+        assert (refused.status, refused.error["code"], refused.header("retry-after")) == (
+            429,
+            "rate_limit_exceeded",
+            "1",
+        )
+    wait_until(lambda: gateway.metric("gateway_inflight_requests", endpoint="edits") == 0)
 
 
 @pytest.mark.parametrize("kind", PROXIES)
@@ -209,7 +234,7 @@ def test_a_fault_of_the_proxys_own_buys_nothing_twice(kind: Kind, tmp_path: Path
     order = wire.generation(SECRETS["free"])
     with running_proxy(kind, tmp_path, port) as proxy:
         away = proxy.ask(order)
-        assert away.status == 503
+        assert (away.status, away.error["code"], away.header("x-should-retry")) == (503, "overloaded", "true")
         with dying_gateway(port) as orders:
 
             def lost() -> wire.Answer | None:
