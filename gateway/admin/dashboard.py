@@ -193,7 +193,8 @@ class Pages:
         ledger, problems = self._parts.ledger, self._parts.settings.problems
         notices = list(overview.notices_of_config(problems, told_configs(self._folder)))
         if ledger.lost:
-            words = f"The store has forgotten what it knew {ledger.lost} times since it began"
+            often = "once" if ledger.lost == 1 else f"{ledger.lost} times"
+            words = f"The store has lost history {often} since it began: windows that were open then count too little"
             notices.append(overview.Notice("near", words))
         return notices + list(overview.notices_of_keys(settings, ledger.now()))
 
