@@ -16,6 +16,8 @@ PROMPT = "a lighthouse made of umbrellas"  #: must never stand in a log
 
 PRICE = 0.04  #: dollars an image of what rows order
 
+CONTACT = "image-gateway@example.com"  #: the config's own
+
 #: A header's value, a check of it, or None where it must be absent.
 Header = str | Callable[[str | None], bool] | None
 
@@ -102,12 +104,17 @@ class Row:
         assert error["param"] == self.param
         assert error.keys() == {"message", "type", "param", "code", *self.extra}
         assert re.search(self.says, error["message"]), error["message"]
+        assert error["message"].endswith(f" Ask {CONTACT}") == self._names_contact(), error["message"]
         assert re.fullmatch(r"req_[0-9a-f]{24}", answer.header("x-request-id") or "")
         assert answer.header("content-type") == "application/json"
         assert answer.header("cache-control") == "no-store"
         assert answer.header("x-gateway-team") == (self.team if self.known else None)
         for name in ADVICE:
             self._check_header(name, answer.header(name))
+
+    def _names_contact(self) -> bool:
+        """Who is refused by a key, a permission or a quota of the config's is told whom to ask."""
+        return self.status in (401, 403) or "quota" in self.extra
 
     def _check_header(self, name: str, value: str | None) -> None:
         wanted = self.headers.get(name)
