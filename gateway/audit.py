@@ -47,8 +47,7 @@ class Audit:
         if reload is None:
             return
         self._metrics.config_reloads.labels("failure").inc()
-        facts = {"file_hash": version, "problems": reload.words, "more": reload.more or None, "in_force": in_force}
-        logs.line("config refused, the old one stays", logging.ERROR, **facts)
+        logs.refused_config(reload.version, reload.words, reload.more, in_force=in_force)
 
     async def written(self) -> None:
         """Until every line is out."""

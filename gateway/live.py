@@ -7,13 +7,12 @@ one that takes the place of another later begins with what the others have in fo
 
 import asyncio
 import contextlib
-import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 from gateway.config.compile import compile_settings
-from gateway.config.file import parse
+from gateway.config.file import parse, version
 from gateway.config.problems import ConfigErrors
 from gateway.config.watch import contents, read
 from gateway.core.catalog import Settings
@@ -53,11 +52,11 @@ class Live:
         nothing need be said any more, then the file as it stands.
         """
         kept, data = await asyncio.to_thread(read, self._kept), await asyncio.to_thread(read, self._path)
-        if kept is not None and _version(kept) != self._settings.hash:
+        if kept is not None and version(kept) != self._settings.hash:
             with contextlib.suppress(Exception):  # its secrets have gone, say: the file is what counts
                 in_force = await asyncio.to_thread(_compiled, kept, self._path)
                 self._settings = self._settings if restart_needed(self._settings, in_force) else in_force
-        elif kept is None and data is not None and _version(data) == self._settings.hash:
+        elif kept is None and data is not None and version(data) == self._settings.hash:
             await asyncio.to_thread(_keep, data, self._kept)
         if data is not None:
             await self._consider(data)
@@ -74,7 +73,7 @@ class Live:
     async def _consider(self, data: bytes) -> None:
         if data == self._considered:
             return
-        self._considered, self.version = data, _version(data)
+        self._considered, self.version = data, version(data)
         if self.version == self._settings.hash:
             if self.problems:  # the version in force is back
                 self._apply(self._settings)
@@ -101,10 +100,6 @@ class Live:
     def _refuse(self, problems: list[str]) -> None:
         self.problems = problems
         self._refused(problems)
-
-
-def _version(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:12]
 
 
 def _compiled(data: bytes, path: Path) -> Settings:

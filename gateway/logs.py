@@ -9,7 +9,7 @@ import logging
 import sys
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -50,6 +50,12 @@ def configure() -> None:
 def line(event: str, level: int = logging.INFO, **facts: object) -> None:
     """Say one thing with its facts. Facts that are None are left out."""
     _log.log(level, event, **{name: fact for name, fact in facts.items() if fact is not None})
+
+
+def refused_config(version: str, problems: Sequence[str], more: int, *, in_force: str) -> None:
+    """version, in_force: hashes of files. more: problems that are left out."""
+    facts = {"file_hash": version, "problems": problems, "more": more or None, "in_force": in_force}
+    line("config refused, the old one stays", logging.ERROR, **facts)
 
 
 def request(facts: Mapping[str, object]) -> None:

@@ -34,6 +34,10 @@ OUTCOMES = (
 )  # fmt: skip
 
 
+#: Of the one counter that the master counts in, too.
+RELOADS = "Changes of the config file, by whether they took effect."
+
+
 class Buckets(Histogram):
     """A histogram without exemplars: five observations are on each request's path."""
 
@@ -151,9 +155,7 @@ class Metrics:
         self.unmetered = counter(
             "gateway_unmetered_requests_total", "Requests let through while the store was away.", ("team",)
         )
-        self.config_reloads = counter(
-            "gateway_config_reloads_total", "Changes of the config file, by whether they took effect.", ("result",)
-        )
+        self.config_reloads = counter("gateway_config_reloads_total", RELOADS, ("result",))
         self.config_success = plain(
             "gateway_config_last_reload_successful", "1 if the config file last read is in force.", "livemin"
         )

@@ -15,12 +15,16 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 
 from gateway import logs
+from gateway.config import watch
+from gateway.config.file import version
 from gateway.config.problems import ConfigErrors
 from gateway.core.catalog import Settings
 from gateway.core.changes import restart_needed
 from gateway.ledger.embedded import EmbeddedStore
 from gateway.ledger.servers import Finder, finder
-from gateway.slots import clear_abandoned, forget_dead, hold
+from gateway.metrics import RELOADS
+from gateway.reloads import Reloads
+from gateway.slots import clear_abandoned, count, forget_dead, hold
 from gateway.systemd import Systemd
 
 #: Seconds beyond the longest request that workers get to end in.
@@ -54,6 +58,7 @@ class Gateway(BaseApplication):  # type: ignore[misc]  # the package carries no 
         clear_abandoned(Path(tempfile.gettempdir()), _METRICS)
         self.metrics_folder = Path(tempfile.mkdtemp(prefix=_METRICS))
         self._kept = hold(self.metrics_folder)
+        self._reloads = Reloads(self.metrics_folder)
         super().__init__()
 
     def store(self) -> Finder:
@@ -65,16 +70,27 @@ class Gateway(BaseApplication):  # type: ignore[misc]  # the package carries no 
 
     def reload(self) -> None:
         """On SIGHUP: new workers, on the file as it stands now, secrets read again; on the old one if it is wrong."""
+        data = watch.read(self.path)
         try:
             new = self._read()
         except ConfigErrors as errors:
-            logs.line("config refused, the old one stays", logging.ERROR, problems=[str(p) for p in errors.problems])
+            self._refuse(data, [str(problem) for problem in errors.problems])
             return
         if fixed := restart_needed(self.settings, new):
-            logs.line("config refused, the old one stays", logging.ERROR, restart_needed=fixed)
+            self._refuse(data, [f"{self.path}: {', '.join(fixed)} cannot change while the gateway runs; restart it"])
             return
         self.settings = new
         super().reload()
+
+    def _refuse(self, data: bytes | None, problems: list[str]) -> None:
+        """Log it, and show it where the workers show what they refuse: where secrets are gone they know nothing of it,
+        and of a file that is wrong one of them has told already.
+        """
+        told = self._reloads.tell(time.time(), "failure", version(data) if data is not None else "", problems)
+        if told is None:
+            return
+        count(self.metrics_folder, "gateway_config_reloads", {"result": told.result}, RELOADS)
+        logs.refused_config(told.version, told.words, told.more, in_force=self.settings.hash)
 
     def load_config(self) -> None:
         listen, upstream = self.settings.listen, self.settings.upstream

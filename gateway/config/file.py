@@ -67,7 +67,12 @@ def parse(data: bytes, path: Path) -> Document:
     problems = [*leaks, *(problem for problem in found if (problem.line, problem.col) not in told)]
     if problems or result.config is None:
         raise ConfigErrors(problems)
-    return Document(path, result.config, hashlib.sha256(data).hexdigest()[:12], reader.places)
+    return Document(path, result.config, version(data), reader.places)
+
+
+def version(data: bytes) -> str:
+    """The name of a file's content, as `Settings.hash` has it."""
+    return hashlib.sha256(data).hexdigest()[:12]
 
 
 def _decode(data: bytes, path: Path) -> str:

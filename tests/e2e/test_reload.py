@@ -344,6 +344,24 @@ def test_a_hangup_reads_secrets_again(site: Site) -> None:
     assert sent == {f"Bearer {OTHER_KEY}"}
 
 
+def test_a_hangup_whose_secrets_are_gone_changes_nothing(site: Site) -> None:
+    """The workers that begin then serve as those before; log, metric and the reloads that are shown say it, once."""
+    (account,) = site.gateway.config["upstream"]["accounts"]
+    key = Path(account["api_key"].removeprefix("file:"))
+    before, workers, kept = site.reloads(), site.workers(), key.read_bytes()
+    key.unlink()
+    try:
+        os.kill(site.gateway.pid, signal.SIGHUP)
+        wait_until(lambda: len(site.workers()) == WORKERS and not site.workers() & workers, seconds=20)
+        assert site.reloads() == (before[0], before[1] + 1)
+        assert site.statuses() == {200}
+    finally:
+        key.write_bytes(kept)
+    (line, *_) = Watched(site.gateway, site.simulator).lines(event="config refused, the old one stays")[::-1]
+    assert (line["level"], line["in_force"]) == ("error", line["file_hash"])
+    assert key.name in line["problems"][0]
+
+
 def test_a_hangup_beside_a_saved_change_is_one_reload(site: Site) -> None:
     """Old workers see the change and new ones begin with it: it is counted once, and told with what it changed."""
     before, old = site.reloads(), site.workers()
