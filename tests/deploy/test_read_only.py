@@ -65,6 +65,7 @@ def test_the_gateway_runs_on_a_read_only_root() -> None:
             gateway = subprocess.Popen(
                 ["unshare", "--map-root-user", "--mount", "sh", "-c", READ_ONLY, "sh", memory, sys.prefix, *command],
                 env={**environ, "PYTHONDONTWRITEBYTECODE": "1"},
+                cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

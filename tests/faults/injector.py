@@ -21,6 +21,8 @@ from tests.faults.variants import CLOCK_KEY
 from tests.faults.workload import MISBEHAVIOURS
 from tests.support.simulated import SimulatorThread
 
+NAMESPACE = "gateway"  #: of the gateways' keys in the store
+
 PAUSE, SHORT_PAUSE = (0.1, 1.0), (0.03, 0.15)  # seconds between two faults, and between two harmless ones
 LONGEST_ANSWER, LONGEST_REPLY = 900, 400  # bytes of the upstream's and of the store's, in which a reset falls
 
@@ -56,6 +58,10 @@ STEPS = (-3600, -3, 3, 3600)
 STEADY = {name: weight for name, weight in OFTEN.items() if name not in ("kill worker", "kill master", "kill host")}
 del STEADY["reload"]
 STEADY["step clock"] = 16
+
+#: Reservations that are open when the store is emptied, and how often is looked for them.
+_UNDER_WAY = 3
+_LOOKS = 500
 
 #: What leaves every process alone, so that all ends are told at once.
 HARMLESS = {"reset store": 12, "reset upstream": 4, "upstream misbehaves": 8, "flush scripts": 1}
@@ -217,6 +223,11 @@ class Injector:
         await asyncio.to_thread(self._store.clear_disk)
 
     async def _lose_history(self) -> None:
+        """In a moment in which orders are under way, if there is one: without any there would be nothing to tell."""
+        for _ in range(_LOOKS):
+            if await asyncio.to_thread(self._store.ask, "ZCARD", f"{{{NAMESPACE}}}:open") >= _UNDER_WAY:
+                break
+            await asyncio.sleep(0.01)
         await asyncio.to_thread(self._store.ask, "FLUSHALL")
 
     async def _reset_upstream(self) -> None:

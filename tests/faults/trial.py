@@ -20,13 +20,12 @@ from tests.faults.clients import Client
 from tests.faults.cutting import Link
 from tests.faults.history import Attempt, Fault, Generation, History, Left, Told
 from tests.faults.host import Host
-from tests.faults.injector import HARMLESS, OFTEN, STEADY, Injector
+from tests.faults.injector import HARMLESS, NAMESPACE, OFTEN, STEADY, Injector
 from tests.faults.stores import Store
 from tests.faults.variants import STEPPED_CLOCK
 from tests.support.running import running_gateway
 from tests.support.simulated import SimulatorThread, running_simulator
 
-NAMESPACE = "gateway"
 LATENCY = 0.6  # seconds that the upstream takes
 AFTER = 4.0  # seconds in which clients order after the last fault
 CONTROL = 8.0  # seconds of orders that make a wrong variant show
