@@ -64,7 +64,8 @@ async def _asked(store: "Store", way: "Finder", work: "Callable[[RedisLedger], A
     try:
         return await work(ledger)
     except StoreUnavailable as error:
-        raise Unreachable(f"The store (kind {store.kind}) cannot be reached: {ledger.trouble}.") from error
+        how = "refuses its user a command that is needed" if "NOPERM" in ledger.trouble else "cannot be reached"
+        raise Unreachable(f"The store (kind {store.kind}) {how}: {ledger.trouble}.") from error
     finally:
         await ledger.close()
 

@@ -13,10 +13,12 @@ from typing import Any
 
 import httpx
 import pytest
+import redis
 from typer.testing import CliRunner
 
 from gateway.cli.main import app
 from tests.cli.two_hosts import Hosts, running_hosts
+from tests.support.engines import VALKEY, server
 from tests.support.running import NO_TLS, Running, base_config, running_gateway
 from tests.support.simulated import running_simulator
 from tests.support.site import wait_until
@@ -255,6 +257,20 @@ def test_a_store_that_is_away_is_said_to_be(hosts: Hosts) -> None:
     assert "hunter2" not in result.output
     unset = CliRunner().invoke(app, ["quota", "show", "-c", str(hosts.first.folder / "config.yaml")])
     assert (unset.exit_code, "TEST_STORE_URL is not set" in unset.stderr) == (1, True)
+
+
+def test_a_store_whose_user_may_too_little_is_not_called_away(hosts: Hosts) -> None:
+    """A command says that a right is lacking where its user may not call what it needs."""
+    with server(VALKEY) as store:
+        with redis.Redis.from_url(store.url) as client:
+            client.execute_command("ACL", "SETUSER", "weak", "on", ">hunter2", "~*", "+@all", "-evalsha", "-eval")
+        url = store.url.replace("redis://", "redis://weak:hunter2@")
+        result = CliRunner(env={"TEST_STORE_URL": url}).invoke(
+            app, ["quota", "show", "-c", str(hosts.first.folder / "config.yaml")]
+        )
+    assert result.exit_code == 1
+    assert "The store (kind redis) refuses its user a command that is needed: " in result.stderr
+    assert "hunter2" not in result.output
 
 
 def test_the_embedded_store_is_found_while_its_gateway_runs() -> None:
