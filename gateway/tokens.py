@@ -33,6 +33,7 @@ LIFETIME = 24 * 3600  #: seconds that a token may be valid in all
 REFRESH = 600.0  #: seconds after which a fetched key set is fetched again; one from a file is read again after AGAIN
 STALE = 24 * 3600.0  #: seconds that a key set serves on while it cannot be fetched
 AGAIN = 60.0  #: seconds between two fetches at least, whatever tokens ask for
+RETRY = 5.0  #: the same behind a fetch that failed, or that nobody waited for to its end
 
 _FORM = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]+")
 _KID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -70,11 +71,11 @@ class PublicKey:
 
 @dataclass(slots=True)
 class _KeySet:
-    """An issuer's keys by kid. fetched, tried: times of the last success and try."""
+    """An issuer's keys by kid. fetched: when they came. due: when they may be fetched again."""
 
     keys: Mapping[str, "PublicKey"] = field(default_factory=dict)
     fetched: float | None = None
-    tried: float | None = None
+    due: float = -math.inf
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -172,15 +173,15 @@ class Tokens:
         """One fetch for all who wait, and none so soon after another: unknown kids cost the issuer nothing."""
         async with known.lock:
             now = self._clock()
-            if known.tried is not None and now - known.tried < AGAIN:
+            if now < known.due:
                 return
-            known.tried = now
+            known.due = now + RETRY
             try:
                 if issuer.jwks_url is not None:
                     raw = await self._fetch(issuer.jwks_url)
                 else:
                     raw = await asyncio.to_thread(Path(issuer.jwks_file or "").read_bytes)
-                known.keys, known.fetched = key_set(raw), now
+                known.keys, known.fetched, known.due = key_set(raw), now, now + AGAIN
             except (OSError, KeySetError) as exc:
                 self._failed(issuer.name, f"{type(exc).__name__}: {exc}")
 

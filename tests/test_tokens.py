@@ -21,7 +21,7 @@ from gateway import jwks
 from gateway.core.catalog import JwtIssuer, Settings
 from gateway.core.errors import AuthenticationFailed, TeamUnknown
 from gateway.core.secret import Secret
-from gateway.tokens import AGAIN, MAX_KEY_SET, MAX_KEYS, REFRESH, STALE, KeySetError, Tokens, key_set
+from gateway.tokens import AGAIN, MAX_KEY_SET, MAX_KEYS, REFRESH, RETRY, STALE, KeySetError, Tokens, key_set
 from tests.core import sample
 from tests.support.rawserver import Peer, RawServer, answering
 
@@ -653,6 +653,35 @@ def test_while_the_issuer_is_away_its_last_keys_serve_for_a_day() -> None:
         end.keys = kept
         end.now += AGAIN + 1
         assert await outcome(tokens, good(), known) == "design"
+
+    run(test)
+
+
+@pytest.mark.parametrize("how", ["failed", "left"])
+def test_a_fetch_without_an_end_is_made_again_soon(how: str) -> None:
+    """An issuer that was away for a moment, or whose one asker left, is asked again after seconds; a flood before that
+    asks it nothing.
+    """
+    end = Endpoint(jwk_set(ONE.jwk()))
+    kept, end.keys = end.keys, None
+
+    async def test() -> None:
+        tokens, known = end.tokens(), by_url()
+        if how == "failed":
+            assert await outcome(tokens, good(), known) == "token_invalid"
+        else:
+            asking = asyncio.create_task(outcome(tokens, good(), known))
+            await asyncio.sleep(0)
+            asking.cancel()
+            await asyncio.wait((asking,))
+            assert asking.cancelled()
+        end.keys = kept
+        end.now += RETRY - 1
+        assert {await outcome(tokens, good(), known) for _ in range(20)} == {"token_invalid"}
+        assert end.fetched == 1
+        end.now += 2
+        assert await outcome(tokens, good(), known) == "design"
+        assert end.fetched == 2
 
     run(test)
 
