@@ -9,6 +9,7 @@ from typing import get_args
 from gateway.config.file import load
 from gateway.config.model import Config, Section
 from gateway.config.schema import json_schema, schema_text
+from tests.config import reference
 from tests.config.conftest import Read
 
 ROOT = Path(__file__).parent.parent.parent
@@ -84,6 +85,14 @@ def test_the_example_names_its_schema_and_the_schema_is_of_today() -> None:
     first = EXAMPLE.read_text(encoding="utf-8").split("\n", 1)[0]
     path = first.removeprefix("# yaml-language-server: $schema=")
     assert (ROOT / path).read_text(encoding="utf-8") == schema_text()
+
+
+def test_the_readmes_reference_is_of_today() -> None:
+    """Its tables are those that the schema makes, and every key of the schema has its row."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert reference.written(text) == text
+    rows = re.findall(r"^\| `(\w+)` \|", reference.reference(), re.MULTILINE)
+    assert sorted(rows) == sorted(key for section in {*sections(Config)} for key in section.model_fields)
 
 
 def test_the_schema_is_whole() -> None:
