@@ -1,5 +1,6 @@
 """The gunicorn application: listeners, workers, and what the master holds for them (store, metrics folder)."""
 
+import contextlib
 import logging
 import os
 import resource
@@ -89,7 +90,8 @@ class Gateway(BaseApplication):  # type: ignore[misc]  # the package carries no 
         told = self._reloads.tell(time.time(), "failure", version(data) if data is not None else "", problems)
         if told is None:
             return
-        count(self.metrics_folder, "gateway_config_reloads", {"result": told.result}, RELOADS)
+        with contextlib.suppress(OSError):  # a full disk is no reason to leave
+            count(self.metrics_folder, "gateway_config_reloads", {"result": told.result}, RELOADS)
         logs.refused_config(told.version, told.words, told.more, in_force=self.settings.hash)
 
     def load_config(self) -> None:

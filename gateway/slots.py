@@ -18,6 +18,7 @@ from typing import Any
 from prometheus_client import values
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
+_ROOM = 64 * 1024  #: bytes of a file of values to begin with, as the library has it
 _write = Struct("dd").pack_into  # as prometheus-client's files hold a value: itself, and a timestamp that is 0
 
 
@@ -110,8 +111,14 @@ def told_configs(folder: Path) -> Mapping[str, int]:
 
 
 def count(folder: Path, family: str, labels: Mapping[str, str], text: str) -> None:
-    """One more of what the master counts, which has no collectors: a file of its own beside the workers'."""
-    file = _File(str(folder / "counter_master.db"))  # type: ignore[no-untyped-call]
+    """One more of what the master counts, which has no collectors: a file of its own beside the workers'.
+
+    Raises OSError on a full disk: its room is taken first, for writing to a map without any ends the process.
+    """
+    path = folder / "counter_master.db"
+    with path.open("ab") as room:
+        os.posix_fallocate(room.fileno(), 0, _ROOM)
+    file = _File(str(path))  # type: ignore[no-untyped-call]
     key = mmap_key(family, f"{family}_total", list(labels), list(labels.values()), text)
     place = file.place(key)
     file.write(place, file.read_value(key)[0] + 1)  # type: ignore[no-untyped-call]

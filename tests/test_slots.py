@@ -99,3 +99,28 @@ def test_what_is_counted_is_found_by_name(tmp_path: Path) -> None:
         ],
         key=str,
     )
+
+
+COUNTING = """
+import resource, signal, sys
+from pathlib import Path
+from gateway.slots import count
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+try:
+    for _ in range(2):
+        count(Path(sys.argv[1]), "gateway_things", {"kind": "odd"}, "Things.")
+except OSError as error:
+    sys.exit(f"refused: {error.strerror}")
+"""
+
+
+def test_what_the_master_counts_adds_up_and_a_full_disk_does_not_end_it(tmp_path: Path) -> None:
+    """Two are two for whoever reads all files; without room for the file it is told, and nothing is counted."""
+    ends = []
+    for most in (1024, 1024 * 1024):
+        command = [sys.executable, "-c", COUNTING, str(tmp_path), str(most)]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        ends.append((ended.returncode, ended.stderr.strip()))
+    assert ends == [(1, "refused: File too large"), (0, "")]
+    assert list(counted(tmp_path, {"gateway_things_total"})) == [("gateway_things_total", {"kind": "odd"}, 2.0)]
