@@ -71,22 +71,22 @@ class Gateway(BaseApplication):  # type: ignore[misc]  # the package carries no 
 
     def reload(self) -> None:
         """On SIGHUP: new workers, on the file as it stands now, secrets read again; on the old one if it is wrong."""
-        data = watch.read(self.path)
         try:
             new = self._read()
         except ConfigErrors as errors:
-            self._refuse(data, [str(problem) for problem in errors.problems])
+            self._refuse([str(problem) for problem in errors.problems])
             return
         if fixed := restart_needed(self.settings, new):
-            self._refuse(data, [f"{self.path}: {', '.join(fixed)} cannot change while the gateway runs; restart it"])
+            self._refuse([f"{self.path}: {', '.join(fixed)} cannot change while the gateway runs; restart it"])
             return
         self.settings = new
         super().reload()
 
-    def _refuse(self, data: bytes | None, problems: list[str]) -> None:
+    def _refuse(self, problems: list[str]) -> None:
         """Log it, and show it where the workers show what they refuse: where secrets are gone they know nothing of it,
         and of a file that is wrong one of them has told already.
         """
+        data = watch.read(self.path)
         told = self._reloads.tell(time.time(), "failure", version(data) if data is not None else "", problems)
         if told is None:
             return

@@ -60,8 +60,8 @@ def _sections(schema: Tree) -> Iterator[tuple[str, Tree]]:
                 places.setdefault(name, []).append(place)
     assert places.keys() == schema["$defs"].keys()
     yield "The file", schema
-    for at in places.values():
-        yield ", ".join(f"`{place}`" for place in at), next(section for path, section in found if path == at[0])
+    for name, at in places.items():
+        yield ", ".join(f"`{place}`" for place in at), schema["$defs"][name]
 
 
 def _inner(value: Tree) -> Iterator[tuple[str, str]]:

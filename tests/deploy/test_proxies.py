@@ -5,7 +5,6 @@ import socket
 import ssl
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -241,9 +240,7 @@ def test_a_fault_of_the_proxys_own_buys_nothing_twice(kind: Kind, tmp_path: Path
                 found = proxy.ask(order)  # a proxy may not have noticed yet that somebody is there
                 return found if found.status != 503 else None
 
-            ends = time.monotonic() + PATIENCE
-            while (told := lost()) is None and time.monotonic() < ends:
-                time.sleep(0.2)
+            told = wait_until(lost, seconds=PATIENCE, interval=0.2)
         assert told is not None
         assert (told.status, told.error["code"]) == (424, "upstream_outcome_unknown")
         assert told.header("x-should-retry") == "false"
