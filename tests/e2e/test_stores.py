@@ -34,14 +34,16 @@ def order(gateway: Running) -> int:
 
 
 def used(gateway: Running) -> int:
-    """Asked again where the worker that is asked has yet to notice that its store fell silent."""
-    for _ in range(5):
+    """Asked until the worker that is asked has noticed that its store fell silent, and found the new one."""
+    end = time.monotonic() + RETURN_LIMIT
+    while True:
         answer = httpx.get(f"{gateway.url}/v1/usage", headers=gateway.auth("research"), timeout=10, verify=NO_TLS)
         if answer.status_code == 200:
-            break
+            (rule,) = answer.json()["rules"]
+            return int(rule["used"])
         assert answer.json()["error"]["code"] == "quota_store_unavailable"
-    (rule,) = answer.json()["rules"]
-    return int(rule["used"])
+        assert time.monotonic() < end, answer.text
+        time.sleep(0.05)
 
 
 def spend(gateway: Running, *, lose: Any, simulator: SimulatorThread) -> float:
