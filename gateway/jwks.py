@@ -34,5 +34,5 @@ async def fetch(url: str, *, limit: float = _LIMIT) -> bytes:
             return raw
     except TimeoutError as exc:
         raise OSError(f"the issuer did not answer within {limit} s") from exc
-    except (httpx.HTTPError, httpx.InvalidURL) as exc:
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as exc:  # the last, of a name that no DNS can have
         raise OSError(type(exc).__name__) from exc

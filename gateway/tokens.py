@@ -31,6 +31,7 @@ MAX_KEY_SET = 64 * 1024  #: bytes
 LEEWAY = 30  #: seconds that two clocks may differ
 LIFETIME = 24 * 3600  #: seconds that a token may be valid in all
 REFRESH = 600.0  #: seconds after which a fetched key set is fetched again; one from a file is read again after AGAIN
+QUIET = 1200.0  #: seconds without a fetch, for want of tokens, after which the next token waits for one
 STALE = 24 * 3600.0  #: seconds that a key set serves on while it cannot be fetched
 AGAIN = 60.0  #: seconds between two fetches at least, whatever tokens ask for
 RETRY = 5.0  #: the same behind a fetch that failed, or that nobody waited for to its end
@@ -71,10 +72,13 @@ class PublicKey:
 
 @dataclass(slots=True)
 class _KeySet:
-    """An issuer's keys by kid. fetched: when they came. due: when they may be fetched again."""
+    """An issuer's keys by kid. fetched: when they came. asked: when a fetch last ended, well or not. due: when they may
+    be fetched again.
+    """
 
     keys: Mapping[str, "PublicKey"] = field(default_factory=dict)
     fetched: float | None = None
+    asked: float = -math.inf
     due: float = -math.inf
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -152,10 +156,12 @@ class Tokens:
         return public.key
 
     async def _known(self, issuer: JwtIssuer, kid: str) -> _KeySet:
-        """The issuer's keys: fetched if there are none or this one is unknown, renewed behind the request's back."""
+        """The issuer's keys: renewed behind the request's back, but fetched before it if there are none, this one is
+        unknown, or nobody has asked for so long that it may have been withdrawn.
+        """
         known = self._sets.setdefault(issuer.jwks_url or f"file:{issuer.jwks_file}", _KeySet())
         age = self._age(known)
-        if age > STALE or (kid and kid not in known.keys):
+        if age > STALE or self._clock() - known.asked > QUIET or (kid and kid not in known.keys):
             await self._refresh(issuer, known)
             age = self._age(known)
         elif age > (AGAIN if issuer.jwks_url is None else REFRESH) and not known.lock.locked():
@@ -184,6 +190,8 @@ class Tokens:
                 known.keys, known.fetched, known.due = key_set(raw), now, now + AGAIN
             except (OSError, KeySetError) as exc:
                 self._failed(issuer.name, f"{type(exc).__name__}: {exc}")
+            finally:
+                known.asked = self._clock()
 
 
 def mint(issuer: JwtIssuer, team: str, key: str, *, algorithm: str, jti: str, now: int, lifetime: int) -> str:

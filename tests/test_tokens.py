@@ -21,7 +21,7 @@ from gateway import jwks
 from gateway.core.catalog import JwtIssuer, Settings
 from gateway.core.errors import AuthenticationFailed, TeamUnknown
 from gateway.core.secret import Secret
-from gateway.tokens import AGAIN, MAX_KEY_SET, MAX_KEYS, REFRESH, RETRY, STALE, KeySetError, Tokens, key_set
+from gateway.tokens import AGAIN, MAX_KEY_SET, MAX_KEYS, QUIET, REFRESH, RETRY, STALE, KeySetError, Tokens, key_set
 from tests.core import sample
 from tests.support.rawserver import Peer, RawServer, answering
 
@@ -120,9 +120,10 @@ def settings(*issuers: JwtIssuer) -> Settings:
 
 @dataclass(slots=True)
 class Endpoint:
-    """An issuer's endpoint: serves `keys`, is down with None; counts what is fetched."""
+    """An issuer's endpoint: serves `keys`, is down with None, says nothing while it hangs; counts what is fetched."""
 
     keys: bytes | None
+    hangs: bool = False
     fetched: int = 0
     failures: list[tuple[str, str]] = field(default_factory=list)
     now: float = 1000.0
@@ -131,6 +132,8 @@ class Endpoint:
         assert url == "https://id.example.com/jwks"
         self.fetched += 1
         await asyncio.sleep(0)
+        if self.hangs:
+            await asyncio.Event().wait()
         if self.keys is None:
             raise OSError("the issuer answered 503")
         return self.keys
@@ -700,6 +703,44 @@ def test_a_quiet_weekend_costs_nobody_a_refusal() -> None:
     run(test)
 
 
+@pytest.mark.parametrize("quiet", [QUIET + 1, STALE - 1])
+def test_a_key_withdrawn_in_a_quiet_time_passes_not_once(quiet: float) -> None:
+    """Where nobody has asked for twenty minutes, all tokens that come together wait for one fetch and go by it."""
+    end = Endpoint(jwk_set(ONE.jwk()))
+
+    async def test() -> None:
+        tokens, known = end.tokens(), by_url()
+        assert await outcome(tokens, good(), known) == "design"
+        end.keys = jwk_set(TWO.jwk("two"))
+        end.now += quiet
+        assert set(await asyncio.gather(*(outcome(tokens, good(), known) for _ in range(20)))) == {"token_invalid"}
+        assert end.fetched == 2
+
+    run(test)
+
+
+def test_while_an_issuer_hangs_its_last_keys_serve_at_once() -> None:
+    """Behind a fetch that failed, nobody waits for the next one, though the keys are old."""
+    end, text = Endpoint(jwk_set(ONE.jwk())), good()
+
+    async def test() -> None:
+        tokens, known = end.tokens(), by_url()
+        assert await outcome(tokens, text, known) == "design"
+        end.keys = None
+        end.now += QUIET + 1
+        assert await outcome(tokens, text, known) == "design"
+        assert end.fetched == 2
+        end.hangs = True
+        end.now += RETRY + 1
+        async with asyncio.timeout(5):
+            while end.fetched < 3:
+                assert await outcome(tokens, text, known) == "design"
+                await asyncio.sleep(0)
+            assert await outcome(tokens, text, known) == "design"
+
+    run(test)
+
+
 def test_a_garbled_key_set_takes_the_place_of_no_good_one() -> None:
     """What cannot be read is as if nothing had come."""
     end = Endpoint(jwk_set(ONE.jwk()))
@@ -915,6 +956,17 @@ def test_an_endpoint_that_does_not_give_a_key_set_is_an_error(raw: bytes) -> Non
             with pytest.raises(OSError, match=r".+"):
                 await jwks.fetch(f"{server.url}/jwks")
             assert server.executed == 1
+
+    run(test)
+
+
+@pytest.mark.parametrize("host", ["xn--", "a..b", "a" * 70 + ".example"])
+def test_a_name_that_no_dns_can_have_is_an_error(host: str) -> None:
+    """Told like an issuer that is away, not raised through the request."""
+
+    async def test() -> None:
+        with pytest.raises(OSError, match=r".+"):
+            await jwks.fetch(f"https://{host}/jwks")
 
     run(test)
 
