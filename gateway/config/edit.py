@@ -5,15 +5,17 @@ not touched. A change is taken only if the file then says exactly what it said b
 written in a way that these edits do not know (aliases, merges) is refused and not spoilt.
 """
 
+import contextlib
+import fcntl
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from gateway.config.document import Document
-from gateway.config.file import compose, parse
+from gateway.config.file import compose, parse, version
 from gateway.config.problems import ConfigErrors
 
 
@@ -21,15 +23,18 @@ class NotEditable(Exception):
     """The file cannot be changed by a program; the words say why and what to do."""
 
 
+_CHANGED = "was changed by somebody else meanwhile; try again"
 _BY_HAND = "it is written in a way that only a person can change; put the entry in by hand"
 
 
 def with_key(document: Document, data: bytes, team: str, entry: Mapping[str, str], ends: Mapping[str, str]) -> bytes:
-    """The file with one more key of the team. data: its bytes, which `document` was read from.
+    """The file with one more key of the team. data: its bytes now, from which `document` may not have been read.
 
     entry: the key's fields. ends: ids of keys of the team to the time at which each ends, if it does not before.
     Raises NotEditable.
     """
+    if version(data) != document.hash:
+        raise NotEditable(f"{document.path} {_CHANGED}")
     mark = b"\xef\xbb\xbf" if data.startswith(b"\xef\xbb\xbf") else b""
     text = data.decode("utf-8-sig")
     for id_, moment in ends.items():
@@ -61,16 +66,24 @@ def replace_file(path: Path, old: bytes, new: bytes) -> None:
             file.write(new)
             file.flush()
             os.fsync(handle)
-        _check_unchanged(path, old)
-        Path(name).replace(path)
+        with _unchanged(path, old):
+            Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
 
 
-def _check_unchanged(path: Path, old: bytes) -> None:
-    if path.read_bytes() != old:
-        raise NotEditable(f"{path} was changed by somebody else meanwhile; try again")
+@contextlib.contextmanager
+def _unchanged(path: Path, old: bytes) -> Iterator[None]:
+    """For as long as nobody else looks and replaces: of two at once, one would be lost unseen. Raises NotEditable."""
+    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if path.read_bytes() != old:
+            raise NotEditable(f"{path} {_CHANGED}")
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _only_that(before: Document, after: Document, team: str, entry: Mapping[str, str], ends: Mapping[str, str]) -> bool:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 
 from gateway.cli.keys import app
 from gateway.config.compile import compile_settings
-from gateway.config.edit import NotEditable, replace_file
+from gateway.config.edit import NotEditable, replace_file, with_key
 from gateway.config.file import load
 from gateway.core.errors import AuthenticationFailed
 from gateway.core.keys import digest, looks_like_key
@@ -208,6 +209,33 @@ def test_somebody_elses_change_is_not_overwritten(tmp_path: Path) -> None:
         replace_file(path, b"before", b"ours")
     assert path.read_bytes() == b"theirs"
     assert [file.name for file in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_of_several_writers_at_once_one_is_kept_and_the_others_know(tmp_path: Path) -> None:
+    """Whoever is not told to try again finds what it wrote in the file."""
+    path = tmp_path / "config.yaml"
+
+    def replaced(new: bytes) -> bytes | None:
+        try:
+            replace_file(path, b"before", new)
+        except NotEditable:
+            return None
+        return new
+
+    with ThreadPoolExecutor(8) as writers:
+        for _ in range(30):
+            path.write_bytes(b"before")
+            kept = [new for new in writers.map(replaced, [b"%d" % number for number in range(8)]) if new]
+            assert kept == [path.read_bytes()]
+
+
+def test_a_file_that_changed_before_it_is_read_again_is_left_alone(tmp_path: Path) -> None:
+    """A key is put only into the file that was checked; another one is no reason to blame how it is written."""
+    path = written(tmp_path, SHAPES["a list of lines"][0])
+    document = load(path)
+    changed = path.read_bytes().replace(b"unlimited: true   #", b"timezone: UTC #")
+    with pytest.raises(NotEditable, match="somebody else"):
+        with_key(document, changed, "design", {"id": "new", "sha256": "3" * 64}, {})
 
 
 # Tokens
