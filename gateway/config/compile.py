@@ -9,7 +9,7 @@ from gateway.config.model import Config, JwtIssuerSection, ModelSection
 from gateway.config.pem import misfit
 from gateway.config.problems import ConfigErrors, Fault, Steps, looks_secret
 from gateway.config.rules import organization_rules, plan_rules, team_rules
-from gateway.config.values import SecretRef, end_of
+from gateway.config.values import SecretRef, end_of, unix_seconds
 from gateway.core.catalog import (
     Account,
     Idempotency,
@@ -213,7 +213,7 @@ def compile_team(config: Config, id_: str, rules: tuple[Rule, ...], planned: tup
 
 def _seconds(instant: datetime | None) -> float | None:
     """Unix seconds."""
-    return None if instant is None else instant.timestamp()
+    return None if instant is None else unix_seconds(instant)
 
 
 def _keys(config: Config) -> dict[bytes, Key]:

@@ -20,6 +20,10 @@ from gateway.config.quantities import Number
 
 RESERVED = frozenset({"organization", "other", "none"})  #: labels with a meaning of their own in metrics
 
+#: Unix seconds. A day further out it may be the year 0 or 10000 in some zone, which no calendar here can say.
+_FIRST = datetime(1, 1, 2, tzinfo=UTC).timestamp()
+_LAST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
+
 _IMAGE_SIZE = re.compile(r"[1-9][0-9]{1,4}x[1-9][0-9]{1,4}")
 _ID = re.compile(r"[a-z0-9-]{1,63}")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
@@ -233,10 +237,15 @@ def instant(value: object) -> datetime:
 def end_of(moment: date, zone: str) -> float:
     """Unix seconds, exclusive, at which a `moment` is over: itself if it is a time, else the end of that day."""
     if isinstance(moment, datetime):
-        return moment.timestamp()
-    if moment >= date.max - timedelta(days=1):
-        return datetime.max.replace(tzinfo=UTC).timestamp()
-    return datetime.combine(moment + timedelta(days=1), time.min, ZoneInfo(zone)).timestamp()
+        return unix_seconds(moment)
+    if moment == date.max:
+        return _LAST
+    return unix_seconds(datetime.combine(moment + timedelta(days=1), time.min, ZoneInfo(zone)))
+
+
+def unix_seconds(instant: datetime) -> float:
+    """An aware time as unix seconds, which can be told in every zone: 9999-12-31, written for `never`, too."""
+    return min(max(instant.timestamp(), _FIRST), _LAST)
 
 
 def distinct(values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:

@@ -10,7 +10,9 @@ from gateway.config.compile import PLACEHOLDER, compile_settings
 from gateway.config.file import load, parse
 from gateway.config.problems import ConfigErrors
 from gateway.core.catalog import Settings
+from gateway.core.changes import differences
 from gateway.core.quota import Grant, Per, Rule, Unit
+from gateway.core.refusals import local_time
 from tests.config.conftest import SMALLEST, Read
 from tests.config.test_pem import GOOD
 
@@ -125,6 +127,30 @@ teams: {{a: {{unlimited: true, timezone: {zone}, keys: [{{id: ci, sha256: {HASH}
 """)
     key = compile_settings(document, None).keys[bytes.fromhex(HASH)]
     assert (key.team, key.id, key.expires) == ("a", "ci", unix(over))
+
+
+@pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "UTC", "Etc/GMT+12"])
+@pytest.mark.parametrize("end", ["9999-12-31", "9999-12-30", "9999-12-31T23:59:59Z", "0001-01-01T00:00:00+14:00"])
+def test_an_end_at_the_end_of_all_calendars_can_be_told(read: Read, zone: str, end: str) -> None:
+    """Who writes 9999-12-31 for never gets a key, a grant and a revocation whose ends every zone can say."""
+    instant = end if "T" in end else f"{end}T00:00:00Z"
+    document = read(f"""
+teams:
+  a:
+    timezone: {zone}
+    tokens_revoked_before: {instant}
+    keys: [{{id: ci, sha256: {HASH}, expires: {end}}}]
+    quotas: [{{images: 5, per: day}}, {{images: 3, per: day, adds_to: images-day, until: {end}}}]
+""")
+    settings = compile_settings(document, None)
+    without = replace(settings, teams={}, keys={})
+    words = " ".join(each.words for each in differences(without, settings))
+    assert "key ci added, expires " in words
+    assert "a grant of 3 images until " in words
+    for at in (settings.keys[bytes.fromhex(HASH)].expires, settings.teams["a"].tokens_revoked_before):
+        assert at is not None
+        assert local_time(at, zone).endswith(zone)
+        assert datetime.fromtimestamp(at, UTC).year == int(end[:4])
 
 
 def test_placeholders_are_no_keys(read: Read) -> None:

@@ -217,6 +217,24 @@ def test_a_new_team_has_all_its_series_at_once(site: Site) -> None:
     assert site.statuses("newcomer", times=4) == {200}
 
 
+def test_a_date_for_never_ends_no_worker(site: Site) -> None:
+    """A key and a grant until 9999-12-31 come into force, are told once, and the same workers go on."""
+
+    def change(tree: Any) -> None:
+        tree["teams"]["design"]["keys"][0]["expires"] = "9999-12-31"
+        first = tree["teams"]["tight"]["quotas"][0]
+        tree["teams"]["tight"]["quotas"].append({**first, "adds_to": "images-day", "until": "9999-12-31"})
+
+    before = site.workers()
+    version = site.apply(change)
+    log = Watched(site.gateway, site.simulator)
+    (line,) = wait_until(lambda: log.lines(event="config reloaded", config_hash=version))
+    assert any("9999-12-31" in words for words in line["changes"])
+    assert site.statuses() == {200}
+    assert site.workers() == before
+    assert "9999-12-31" in site.page()
+
+
 def test_a_key_that_is_gone_is_watched_no_longer(site: Site) -> None:
     """The expiry of a key that was taken out stands no more in the metrics: nobody is to be warned of its end."""
 
