@@ -181,17 +181,19 @@ class Tokens:
             now = self._clock()
             if now < known.due:
                 return
-            known.due = now + RETRY
+            wait = RETRY
             try:
                 if issuer.jwks_url is not None:
                     raw = await self._fetch(issuer.jwks_url)
                 else:
                     raw = await asyncio.to_thread(Path(issuer.jwks_file or "").read_bytes)
-                known.keys, known.fetched, known.due = key_set(raw), now, now + AGAIN
+                known.keys, known.fetched, wait = key_set(raw), now, AGAIN
             except (OSError, KeySetError) as exc:
                 self._failed(issuer.name, f"{type(exc).__name__}: {exc}")
             finally:
+                # From its end on: it may take as long as RETRY, and those who waited would each begin another.
                 known.asked = self._clock()
+                known.due = known.asked + wait
 
 
 def mint(issuer: JwtIssuer, team: str, key: str, *, algorithm: str, jti: str, now: int, lifetime: int) -> str:

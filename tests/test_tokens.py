@@ -689,6 +689,32 @@ def test_a_fetch_without_an_end_is_made_again_soon(how: str) -> None:
     run(test)
 
 
+@pytest.mark.parametrize("before", ["good", "never"])
+def test_all_who_wait_for_an_issuer_that_hangs_wait_once(before: str) -> None:
+    """A fetch that takes its whole time and fails is the one fetch of all who came meanwhile, however many."""
+    end = Endpoint(jwk_set(ONE.jwk()))
+
+    async def timed_out(url: str) -> bytes:
+        if end.keys is not None:
+            return await end.fetch(url)
+        end.fetched += 1
+        await asyncio.sleep(0)
+        end.now += RETRY
+        raise OSError("the issuer did not answer in time")
+
+    async def test() -> None:
+        tokens, known = Tokens(timed_out, failed=_ignored, clock=lambda: end.now), by_url()
+        if before == "good":
+            assert await outcome(tokens, good(), known) == "design"
+        end.keys, end.fetched = None, 0
+        end.now += QUIET + 1
+        found = await asyncio.gather(*(outcome(tokens, good(), known) for _ in range(20)))
+        assert set(found) == {"design" if before == "good" else "token_invalid"}
+        assert end.fetched == 1
+
+    run(test)
+
+
 def test_a_quiet_weekend_costs_nobody_a_refusal() -> None:
     """The first token after two days without any is taken: the set is fetched before it is judged."""
     end = Endpoint(jwk_set(ONE.jwk()))
