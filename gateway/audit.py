@@ -31,8 +31,13 @@ class Audit:
 
     def applied(self, old: Settings, new: Settings) -> None:
         """Count a change at once, and log it as soon as the store has said what is used."""
-        found = differences(old, new)
-        reload = self._reloads.tell(time.time(), "success", new.hash, told(found))
+        try:
+            found = differences(old, new)
+            words = told(found)
+        except Exception as error:  # noqa: BLE001  the change is in force, whatever keeps it from being told
+            logs.fault(error, task="audit")
+            found, words = [], []
+        reload = self._reloads.tell(time.time(), "success", new.hash, words)
         if reload is None:
             return
         self._metrics.config_reloads.labels("success").inc()

@@ -8,6 +8,7 @@ from pathlib import Path
 import structlog.testing
 
 from gateway.audit import Audit, States
+from gateway.core.catalog import Key
 from gateway.core.errors import StoreUnavailable
 from gateway.core.quota import Per, Rule, RuleState, Unit
 from gateway.metrics import Metrics
@@ -57,3 +58,22 @@ def test_a_store_that_is_away_takes_no_line(tmp_path: Path) -> None:
     """The change is told without what is used."""
     (line,) = lines_of(away, tmp_path)
     assert line["changes"] == [RAISED, CONTACT]
+
+
+def test_a_change_that_cannot_be_told_is_in_force_all_the_same(tmp_path: Path) -> None:
+    """It is counted and logged without its words, and why stands in a line of its own."""
+    team = replace(OLD.teams["design"], zone="Nowhere/At-All")
+    key = Key("design", "ci", b"1" * 32, expires=2_000_000_000.0)
+    odd = replace(NEW, teams={**OLD.teams, "design": team}, keys={key.digest: key})
+
+    async def leave() -> None:
+        audit = Audit(Reloads(tmp_path), Metrics(), known)
+        audit.applied(OLD, odd)
+        await audit.written()
+
+    with structlog.testing.capture_logs() as lines:
+        asyncio.run(leave())
+    assert [line["event"] for line in lines] == ["fault", "config reloaded"]
+    assert (lines[0]["error"], lines[1]["changes"]) == ("ZoneInfoNotFoundError", [])
+    (reload,) = Reloads(tmp_path).latest()
+    assert (reload.result, reload.version) == ("success", odd.hash)
