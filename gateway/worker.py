@@ -111,7 +111,7 @@ async def assembled(path: Path, settings: Settings, store: Finder, folder: Path)
     def in_force(now: Settings) -> None:
         ledger.deadline, ledger.patience = _deadline(now), _patience(now)
         metrics.reloaded(now)
-        tell_config(folder, slot, now.hash)
+        _tell_config(folder, slot, now)
 
     def applied(old: Settings, new: Settings) -> None:
         in_force(new)
@@ -170,6 +170,12 @@ def _metrics() -> Metrics:
     return metrics
 
 
+def _tell_config(folder: Path, slot: int, now: Settings) -> None:
+    """A full disk keeps no change out: it has this worker shown as one that lags behind."""
+    with contextlib.suppress(OSError):
+        tell_config(folder, slot, now.hash)
+
+
 def _tell_loss(slot: int, times: int) -> None:
     """All workers hear of it: one of them tells it for the host."""
     if slot == 0:
@@ -201,8 +207,10 @@ def _unread(parts: Parts, request_id: str, client_ip: str, error: GatewayError) 
 def _must_go_on(task: asyncio.Task[None]) -> None:
     """A worker that no longer renews, delivers or reloads looks well and is not: another takes its place."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        logs.fault(error, task="background")
-        os.kill(os.getpid(), signal.SIGTERM)
+        try:
+            logs.fault(error, task="background")
+        finally:  # the log may stand on a disk that is full
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _give_memory_back() -> None:

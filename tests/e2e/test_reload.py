@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import resource
 import signal
 import threading
 import time
@@ -233,6 +234,25 @@ def test_a_date_for_never_ends_no_worker(site: Site) -> None:
     assert site.statuses() == {200}
     assert site.workers() == before
     assert "9999-12-31" in site.page()
+
+
+def test_a_full_disk_keeps_no_change_out(site: Site) -> None:
+    """While no file can grow, a saved change binds all workers; so does the next one, and then all say what they are
+    on.
+    """
+    workers = site.workers()
+    limits = {pid: resource.prlimit(pid, resource.RLIMIT_FSIZE) for pid in workers}
+    try:
+        for pid, (_, hard) in limits.items():
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, hard))
+        site.save(suspend("free"))
+        wait_until(lambda: site.statuses() == {403}, seconds=PROMPT)
+    finally:
+        for pid, limit in limits.items():
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, limit)
+    site.apply(suspend("design"))
+    assert site.statuses("design") == {403}
+    assert site.workers() == workers
 
 
 def test_a_key_that_is_gone_is_watched_no_longer(site: Site) -> None:
