@@ -27,7 +27,7 @@ KEPT = timedelta(days=400)  #: how long the store has what was booked
 AT_ONCE = 100  #: tables that are read in one write, so that no other call waits long for them
 
 _COLUMNS = ("images", "delivered", "unknown", "usd", "usd_unknown")
-_MONTH = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])")
+_MONTH = re.compile(r"[2-8][0-9]{3}-(0[1-9]|1[0-2])")  # of the years that a day may be of
 
 
 class Form(StrEnum):
@@ -91,7 +91,11 @@ def usage(
         from gateway.cli.chart import draw
 
         title = f"US dollars charged by {', '.join(labels)}, {begin} to {end}"
-        draw(plot, title, [(" ".join(group), spent) for group, spent in groups.items()])
+        try:
+            draw(plot, title, [(" ".join(group), spent) for group, spent in groups.items()])
+        except OSError as error:
+            typer.echo(f"{plot} cannot be written: {(error.strerror or type(error).__name__).lower()}", err=True)
+            raise typer.Exit(1) from error
         typer.echo(f"Drawn: {plot}", err=True)
 
 

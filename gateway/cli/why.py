@@ -67,7 +67,9 @@ def why(
         _print_json(refusals, settings)
     else:
         _print(refusals, settings)
-    if request_id is not None and not refusals:
+    if not refusals and team is not None:
+        typer.echo(f"No refusal of team {team} is kept{f', not older than {since}' if since else ''}.", err=True)
+    elif not refusals:
         typer.echo(_NONE.format(request_id), err=True)
         raise typer.Exit(1)
 

@@ -164,10 +164,23 @@ def test_a_plot_is_a_png(hosts: Hosts, orders: list[RecordedRequest], tmp_path: 
     assert {(44, 102, 176), (222, 140, 36)} <= colors
 
 
+def test_a_plot_that_cannot_be_written_costs_no_report(
+    hosts: Hosts, orders: list[RecordedRequest], tmp_path: Path
+) -> None:
+    """The table is printed all the same, and the exit status 1 goes with a sentence about the file."""
+    assert orders
+    path = tmp_path / "nowhere" / "usage.png"
+    result = hosts.command("usage", "--from", _day(-2), "--to", _day(2), "--plot", str(path))
+    assert result.exit_code == 1
+    assert "total" in result.stdout
+    assert result.stderr == f"{path} cannot be written: no such file or directory\n"
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
         (["--month", "2026-13"], "expected a month like"),
+        (["--month", "0001-01"], "expected a month like"),
         (["--month", "2026-10", "--from", "2026-10-01"], "goes without"),
         (["--to", "2026-10-01"], "goes with --from"),
         (["--from", "2026-10-02", "--to", "2026-10-01"], "is before"),

@@ -93,6 +93,9 @@ def test_a_teams_refusals_are_listed_latest_first(hosts: Hosts) -> None:
     assert listed[:4] == ids[::-1]
     assert [told["id"] for told in why(hosts, "--team", "small", "--since", "1d")] == listed
     assert why(hosts, "--team", "quiet") == []
+    none = hosts.command("why", "--team", "quiet", "--since", "1d")
+    assert (none.exit_code, none.stdout) == (0, "")
+    assert none.stderr == "No refusal of team quiet is kept, not older than 1d.\n"
     plain = hosts.command("why", "--team", "small", "--since", "1h").stdout
     assert plain.startswith(f"{ids[-1]}  ")
     assert "  refused  403 size_not_allowed\n" in plain
