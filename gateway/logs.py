@@ -5,6 +5,7 @@ exceptions' words. A traceback of our own fault shows places, not values.
 """
 
 import asyncio
+import contextlib
 import logging
 import sys
 import threading
@@ -49,7 +50,8 @@ def configure() -> None:
 
 def line(event: str, level: int = logging.INFO, **facts: object) -> None:
     """Say one thing with its facts. Facts that are None are left out."""
-    _log.log(level, event, **{name: fact for name, fact in facts.items() if fact is not None})
+    with contextlib.suppress(OSError):  # a full disk costs the line, and nothing that it tells of
+        _log.log(level, event, **{name: fact for name, fact in facts.items() if fact is not None})
 
 
 def refused_config(version: str, problems: Sequence[str], more: int, *, in_force: str) -> None:
@@ -59,7 +61,8 @@ def refused_config(version: str, problems: Sequence[str], more: int, *, in_force
 
 
 def request(facts: Mapping[str, object]) -> None:
-    _log.info("request", **{name: fact for name, fact in facts.items() if fact is not None})
+    with contextlib.suppress(OSError):  # as above
+        _log.info("request", **{name: fact for name, fact in facts.items() if fact is not None})
 
 
 def fault(error: BaseException, **facts: object) -> None:

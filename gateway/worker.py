@@ -207,10 +207,8 @@ def _unread(parts: Parts, request_id: str, client_ip: str, error: GatewayError) 
 def _must_go_on(task: asyncio.Task[None]) -> None:
     """A worker that no longer renews, delivers or reloads looks well and is not: another takes its place."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        try:
-            logs.fault(error, task="background")
-        finally:  # the log may stand on a disk that is full
-            os.kill(os.getpid(), signal.SIGTERM)
+        logs.fault(error, task="background")
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _give_memory_back() -> None:

@@ -1,5 +1,6 @@
 """The error table, row by row: what the client reads, what is counted, logged and charged, what the upstream saw."""
 
+import resource
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -17,7 +18,9 @@ from tests.e2e.rows import PRICE, PROMPT, Row, order, same_class
 from tests.e2e.table import OWN_FAULT, ROWS, UNAUTHORIZED, first_of_next_month, spend, tomorrow
 from tests.e2e.watching import Watched, changes, noon_zone, series
 from tests.e2e.wire import Answer
-from tests.support.simulated import SimulatorThread
+from tests.support import stream
+from tests.support.running import SECRETS, base_config, running_gateway
+from tests.support.simulated import SimulatorThread, running_simulator
 from tests.support.site import wait_until
 
 
@@ -208,3 +211,22 @@ def test_a_fault_of_ours_is_logged_by_its_place(cramped: Watched) -> None:
     assert line["error"] == "OSError"
     assert any("forward.py" in place for place in line["places"])
     assert line.keys() <= {"event", "level", "ts", "request_id", "endpoint", "stage", "error", "causes", "places"}
+
+
+def test_a_log_that_cannot_be_written_costs_no_order() -> None:
+    """On a full disk an order that passes a threshold is made, answered and counted; its lines are what is lost."""
+    with running_simulator() as simulator:
+        config = base_config(upstream=simulator.base_url)
+        config["teams"]["design"]["quotas"] = [{"images": 10, "per": "day", "warn_at": ["10%"]}]
+        with running_gateway(config=config) as gateway:
+            (worker,) = stream.workers(gateway)
+            soft, hard = resource.prlimit(worker, resource.RLIMIT_FSIZE)
+            resource.prlimit(worker, resource.RLIMIT_FSIZE, (0, hard))
+            try:
+                statuses = [wire.ask(gateway.url, wire.generation(SECRETS["design"])).status for _ in range(3)]
+                assert gateway.requests_logged() == []
+            finally:
+                resource.prlimit(worker, resource.RLIMIT_FSIZE, (soft, hard))
+            assert statuses == [200] * 3
+            assert simulator.record.totals.images_made == 3
+            assert gateway.metric("gateway_images_total", team="design") == 3
