@@ -12,25 +12,67 @@ import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from struct import Struct
 from typing import Any
 
 from prometheus_client import values
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
 _ROOM = 64 * 1024  #: bytes of a file of values to begin with, as the library has it
-_write = Struct("dd").pack_into  # as prometheus-client's files hold a value: itself, and a timestamp that is 0
+_AROUND = 32  #: bytes at most that a file holds of a value beside its key
 
 
 class _File(MmapedDict):
-    """A file of values whose places are known to those who write them."""
+    """A file of values whose places are known to those who write them: a float, and behind it a time that is 0.
+
+    A value is written by one store of eight bytes. `struct.pack_into` clears its place first, and a scrape that comes
+    in between finds a counter at 0, which is a restart to Prometheus. Raises OSError where the disk has no room: it is
+    taken first, for writing to a map without any ends the process.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not path.exists():
+            _make(path)
+        super().__init__(str(path))  # type: ignore[no-untyped-call]
+        self._cells = memoryview(self._m).cast("d")
 
     def place(self, key: str) -> int:
         self.read_value(key)  # type: ignore[no-untyped-call]
-        return int(self._positions[key])
+        return int(self._positions[key]) // 8
 
     def write(self, place: int, value: float) -> None:
-        _write(self._m, place, value, 0.0)  # the map is another one when the file has grown
+        self._cells[place] = value
+
+    def close(self) -> None:
+        self._cells.release()
+        super().close()  # type: ignore[no-untyped-call]
+
+    def _init_value(self, key: str) -> None:
+        room = self._capacity
+        while self._used + len(key.encode()) + _AROUND > room:
+            room *= 2
+        if room > self._capacity:
+            os.posix_fallocate(self._f.fileno(), 0, room)
+        super()._init_value(key)  # type: ignore[no-untyped-call]
+        if self._cells.nbytes < self._capacity:  # it is another map now
+            self._cells = memoryview(self._m).cast("d")
+
+
+def _make(path: Path) -> None:
+    """An empty file of values. It has its name only when it has its room: a scrape cannot read one of no length."""
+    unnamed = path.with_name(f"{path.name}.new")
+    try:
+        with unnamed.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, _ROOM)
+        unnamed.rename(path)
+    except OSError:
+        unnamed.unlink(missing_ok=True)
+        raise
+
+
+class _Unseen:
+    """Where values go that a full disk has no room for."""
+
+    def write(self, place: int, value: float) -> None: ...
 
 
 def _value_class(folder: Path, slot: int) -> type:
@@ -55,12 +97,16 @@ def _value_class(folder: Path, slot: int) -> type:
             **_: Any,
         ) -> None:
             kind = f"{typ}_{multiprocess_mode}" if typ == "gauge" else typ
-            if kind not in opened:
-                opened[kind] = _File(str(folder / f"{kind}_{slot}.db"))  # type: ignore[no-untyped-call]
-            self._file = opened[kind]
             key = mmap_key(metric_name, name, list(labelnames), list(labelvalues), help_text)
-            self._place = self._file.place(key)
-            self._value: float = self._file.read_value(key)[0]  # type: ignore[no-untyped-call]
+            self._file: _File | _Unseen = _Unseen()
+            self._place, self._value = 0, 0.0
+            with contextlib.suppress(OSError):  # requests are worth more than what is counted of them
+                if kind not in opened:
+                    opened[kind] = _File(folder / f"{kind}_{slot}.db")
+                file = opened[kind]
+                self._place = file.place(key)
+                self._value = file.read_value(key)[0]  # type: ignore[no-untyped-call]
+                self._file = file
 
         def inc(self, amount: float) -> None:
             self._value = value = self._value + amount
@@ -113,16 +159,13 @@ def told_configs(folder: Path) -> Mapping[str, int]:
 def count(folder: Path, family: str, labels: Mapping[str, str], text: str) -> None:
     """One more of what the master counts, which has no collectors: a file of its own beside the workers'.
 
-    Raises OSError on a full disk: its room is taken first, for writing to a map without any ends the process.
+    Raises OSError on a full disk.
     """
-    path = folder / "counter_master.db"
-    with path.open("ab") as room:
-        os.posix_fallocate(room.fileno(), 0, _ROOM)
-    file = _File(str(path))  # type: ignore[no-untyped-call]
+    file = _File(folder / "counter_master.db")
     key = mmap_key(family, f"{family}_total", list(labels), list(labels.values()), text)
     place = file.place(key)
     file.write(place, file.read_value(key)[0] + 1)  # type: ignore[no-untyped-call]
-    file.close()  # type: ignore[no-untyped-call]
+    file.close()
 
 
 def counted(folder: Path, samples: Collection[str]) -> Iterator[tuple[str, Mapping[str, str], float]]:

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from prometheus_client.mmap_dict import MmapedDict
+
 from gateway.slots import clear_abandoned, counted, hold, tell_config, told_configs
 
 
@@ -124,3 +126,56 @@ def test_what_the_master_counts_adds_up_and_a_full_disk_does_not_end_it(tmp_path
         ends.append((ended.returncode, ended.stderr.strip()))
     assert ends == [(1, "refused: File too large"), (0, "")]
     assert list(counted(tmp_path, {"gateway_things_total"})) == [("gateway_things_total", {"kind": "odd"}, 2.0)]
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from gateway.slots import take_slot
+take_slot(Path(sys.argv[1]))
+from prometheus_client import CollectorRegistry, Counter, Gauge
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+registry = CollectorRegistry()
+early = Counter("early", "help", ["number"], registry=registry)
+early.labels("0").inc()
+resource.setrlimit(resource.RLIMIT_FSIZE, (65536, resource.RLIM_INFINITY))
+for number in range(2000):
+    early.labels(str(number)).inc()
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+late = Gauge("late", "help", registry=registry, multiprocess_mode="livesum")
+late.set(7)
+early.labels("0").inc()
+"""
+
+
+def test_a_full_disk_costs_what_it_has_no_room_for_and_no_worker(tmp_path: Path) -> None:
+    """Values that had room go on, and the others are seen by nobody; none of them ends the process."""
+    subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], check=True, timeout=30)
+    found = {dict(labels)["number"]: value for _, labels, value in counted(tmp_path, {"early_total"})}
+    assert found.pop("0") == 3.0
+    assert 100 < len(found) < 1999
+    assert set(found.values()) == {1.0}
+    assert list(counted(tmp_path, {"late"})) == []
+
+
+def test_no_scrape_finds_a_value_half_written(tmp_path: Path) -> None:
+    """A counter that is read while it grows only ever grows: one that fell would be a restart to Prometheus."""
+    program = (
+        "import sys; from pathlib import Path; from gateway.slots import take_slot\n"
+        "take_slot(Path(sys.argv[1]))\n"
+        "from prometheus_client import CollectorRegistry, Counter\n"
+        "counter = Counter('grown', 'help', registry=CollectorRegistry())\n"
+        "print(flush=True)\n"
+        "while True: counter.inc()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE) as growing:
+        try:
+            assert growing.stdout is not None
+            growing.stdout.readline()
+            seen: list[float] = []
+            while len(set(seen)) < 2000:
+                found = MmapedDict.read_all_values_from_file(str(tmp_path / "counter_0.db"))  # type: ignore[no-untyped-call]
+                seen += [value for _, value, *_ in found]
+        finally:
+            growing.kill()
+    assert seen == sorted(seen)
