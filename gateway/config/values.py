@@ -146,12 +146,21 @@ def address(value: object) -> tuple[str, int]:
     """Read ``host:port`` or ``[::1]:port`` into host and port; port 0 lets the system choose."""
     text = _text(value, "host:port")
     host, colon, port = text.rpartition(":")
-    if not colon or not _HOST.fullmatch(host) or not re.fullmatch(r"0|[1-9][0-9]{0,4}", port):
+    if not colon or not _HOST.fullmatch(host) or not _is_name(host) or not re.fullmatch(r"0|[1-9][0-9]{0,4}", port):
         advice = f": write 127.0.0.1:{value}" if isinstance(value, Number) and value.isdigit() else ""
         raise ValueError(f"expected host:port or [IPv6]:port, got {shown(text)}{advice}")
     if int(port) > 65535:
         raise ValueError(f"expected a port from 0 to 65535, got {port}")
     return host.strip("[]"), int(port)
+
+
+def _is_name(host: str) -> bool:
+    """Whether DNS can have the name at all: asked for one that it cannot, a resolver raises what is no OSError."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 def network(value: object) -> IPv4Network | IPv6Network:
@@ -180,6 +189,8 @@ def web_address(value: object) -> str:
         raise ValueError(f"expected a URL that begins with https:// or http://, got {shown(text)}")
     if "@" in url.netloc:
         raise ValueError("expected a URL without credentials; they are not shown")
+    if not _is_name(url.hostname or ""):
+        raise ValueError("expected a URL of a host that DNS can name: labels of 1 to 63 characters between dots")
     if "?" in text or "#" in text:
         raise ValueError("expected a URL without a query or fragment")
     return text.rstrip("/")
