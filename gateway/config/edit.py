@@ -37,11 +37,10 @@ def with_key(document: Document, data: bytes, team: str, entry: Mapping[str, str
         raise NotEditable(f"{document.path} {_CHANGED}")
     mark = b"\xef\xbb\xbf" if data.startswith(b"\xef\xbb\xbf") else b""
     text = data.decode("utf-8-sig")
-    for id_, moment in ends.items():
-        text = _ended(text, document.path, team, id_, moment)
-    text = _added(text, document.path, team, "{" + _fields(entry) + "}")
-    new = mark + text.encode()
     try:
+        for id_, moment in ends.items():
+            text = _ended(text, document.path, team, id_, moment)
+        new = mark + _added(text, document.path, team, "{" + _fields(entry) + "}").encode()
         changed = parse(new, document.path)
     except ConfigErrors as error:
         raise NotEditable(f"{document.path}: {_BY_HAND}") from error

@@ -166,6 +166,17 @@ def test_a_file_that_only_a_person_can_change_is_left_alone(tmp_path: Path, team
     assert [file.name for file in tmp_path.iterdir()] == ["config.yaml"]
 
 
+def test_a_hash_of_several_lines_is_left_to_a_person(tmp_path: Path) -> None:
+    """Where an end put behind a key would be no YAML, the rotation is refused, and the file stays."""
+    key = f"      - id: ci\n        sha256: >-\n          {ONES}\n\n"
+    path = written(tmp_path, f"  design:\n    keys:\n{key}    unlimited: true\n")
+    before = path.read_bytes()
+    result = call("rotate", "-c", str(path), "--team", "design", "--id", "ci", "--write")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "put the entry in by hand" in result.stderr
+    assert path.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
