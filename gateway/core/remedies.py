@@ -9,7 +9,7 @@ from typing import Any
 from gateway.core.catalog import Settings, Team
 from gateway.core.orders import permitted_models
 from gateway.core.quota import MICRO, ORGANIZATION, Unit
-from gateway.core.refusals import dollars, measured
+from gateway.core.refusals import dollars, local_time, measured
 
 Refusal = Mapping[str, Any]
 
@@ -19,7 +19,8 @@ def remedies(refusal: Refusal, settings: Settings) -> list[str]:
     if rules := refusal.get("rules"):
         return [_of_rule(rule) for rule in rules]
     team = settings.teams.get(str(refusal.get("team")))
-    found = _BY_CODE.get(str(refusal.get("code")))
+    # By its reason where that says more than its code: no key helps who sent a token.
+    found = _BY_REASON.get(str(refusal.get("reason"))) or _BY_CODE.get(str(refusal.get("code")))
     if team is None or found is None:
         return ["The request itself: its answer said what was wrong with it, and nothing here would change that."]
     return [found(team, settings)]
@@ -88,6 +89,14 @@ def _key(team: Team, settings: Settings) -> str:
     return f"A key that has not ended: gateway keys new --team {team.id} --id …"
 
 
+def _token(team: Team, settings: Settings) -> str:
+    del settings
+    if team.tokens_revoked_before is None:
+        return f"A new token: the config voids none of team {team.id} by its time any more."
+    moment = local_time(team.tokens_revoked_before, team.zone)
+    return f"A token that was issued after {moment}: all before it are void."
+
+
 def _overloaded(team: Team, settings: Settings) -> str:
     del team
     inflight = settings.limits.max_inflight_per_worker
@@ -108,3 +117,5 @@ _BY_CODE: Mapping[str, Callable[[Team, Settings], str]] = {
     "invalid_api_key": _key,
     "overloaded": _overloaded,
 }
+
+_BY_REASON: Mapping[str, Callable[[Team, Settings], str]] = {"token_revoked": _token}

@@ -107,3 +107,16 @@ def test_every_other_refusal_has_its_sentence(settings: Settings, code: str, tea
     """By the config as it is now, which may have changed since."""
     (sentence,) = remedies({"team": team, "code": code}, settings)
     assert words in sentence
+
+
+@pytest.mark.parametrize(
+    ("team", "words"),
+    [("design", "issued after 2030-06-30 18:00 UTC"), ("free", "A new token")],
+)
+def test_no_key_is_advised_to_who_sent_a_revoked_token(settings: Settings, team: str, words: str) -> None:
+    """A token that a time of its team has voided is helped by a later one."""
+    void = replace(settings.teams["design"], tokens_revoked_before=1_909_072_800.0)
+    revoked = replace(settings, teams={**settings.teams, "design": void})
+    (sentence,) = remedies({"team": team, "code": "invalid_api_key", "reason": "token_revoked"}, revoked)
+    assert words in sentence
+    assert "gateway keys" not in sentence
