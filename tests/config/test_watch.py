@@ -142,7 +142,7 @@ def test_nothing_in_between_is_believed(tmp_path: Path) -> None:
     path.write_bytes(b"one")
 
     async def test() -> None:
-        async with watched(path, settled=0.4) as seen:
+        async with watched(path, settled=1.0) as seen:
             assert await soon(seen) == b"one"
             with path.open("wb") as file:
                 for _ in range(40):
