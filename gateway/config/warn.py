@@ -67,6 +67,9 @@ def _keys(document: "Document", now: float) -> Iterator[Fault]:
         for index, key in enumerate(team.keys):
             if key.sha256 == PLACEHOLDER:
                 yield Fault((*at, "keys", index, "sha256"), "a placeholder, not the hash of a key: nobody can use it")
+            if key.id in {f"jwt-{name}" for name in config.jwt_issuers}:
+                words = f"tokens of the issuer {key.id[4:]} are booked under {key.id}, too; choose another id"
+                yield Fault((*at, "keys", index, "id"), words)
             left = end_of(key.expires, team.timezone or config.timezone) - now if key.expires is not None else math.inf
             if left <= 0:
                 yield Fault((*at, "keys", index, "expires"), f"key {key.id} has expired; take it out")
