@@ -8,15 +8,20 @@ one that takes the place of another later begins with what the others have in fo
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from gateway.config.compile import compile_settings
+from gateway.config.document import Document
 from gateway.config.file import parse, version
 from gateway.config.problems import ConfigErrors
 from gateway.config.watch import contents, read
 from gateway.core.catalog import Settings
 from gateway.core.changes import restart_needed
+
+#: Seconds between two looks for a secret that was not there.
+_RETRY = 2.0
 
 
 class Live:
@@ -43,6 +48,8 @@ class Live:
         self._settings = settings
         self._applied, self._refused = applied, refused
         self._considered: bytes | None = None
+        self._lacking: Document | None = None  # whose secrets could not be had: what is considered, but for them
+        self._retry_at = 0.0
 
     def __call__(self) -> Settings:
         return self._settings
@@ -63,28 +70,45 @@ class Live:
 
     async def follow(self) -> None:
         """Until cancelled: take every change of the file up."""
-        async for data in contents(self._path):
+        async for data in contents(self._path, again=self._is_worth_another_look):
             if data is None:
-                self._considered, self.version = None, ""
+                self._considered, self._lacking, self.version = None, None, ""
                 self._refuse([f"{self._path}: the file is not there or cannot be read"])
             else:
                 await self._consider(data)
 
     async def _consider(self, data: bytes) -> None:
         if data == self._considered:
+            if self._lacking is not None:
+                await self._complete(data, self._lacking)
             return
-        self._considered, self.version = data, version(data)
+        self._considered, self._lacking, self.version = data, None, version(data)
         if self.version == self._settings.hash:
             if self.problems:  # the version in force is back
                 self._apply(self._settings)
             return
         try:
             # Reading YAML well takes its time, and requests are under way.
-            new = await asyncio.to_thread(_compiled, data, self._path)
+            document = await asyncio.to_thread(parse, data, self._path)
         except ConfigErrors as errors:
             self._refuse([str(problem) for problem in errors.problems])
-            return
         except Exception as error:  # noqa: BLE001  whatever a file does to its reader, the next one must be read
+            self._refuse([f"{self._path}: the file cannot be read ({type(error).__name__})"])
+        else:
+            await self._complete(data, document)
+
+    async def _complete(self, data: bytes, document: Document) -> None:
+        """Take a file's version up if all its secrets can be had; if not, its being refused is told once."""
+        lacked, self._lacking = self._lacking is not None, None
+        try:
+            new = await asyncio.to_thread(compile_settings, document, os.environ)
+        except ConfigErrors as errors:
+            self._lacking, self._retry_at = document, time.monotonic() + _RETRY
+            problems = [str(problem) for problem in errors.problems]
+            if not lacked or problems != self.problems:
+                self._refuse(problems)
+            return
+        except Exception as error:  # noqa: BLE001  as above
             self._refuse([f"{self._path}: the file cannot be read ({type(error).__name__})"])
             return
         if fixed := restart_needed(self._settings, new):
@@ -92,6 +116,10 @@ class Live:
             return
         await asyncio.to_thread(_keep, data, self._kept)
         self._apply(new)
+
+    def _is_worth_another_look(self) -> bool:
+        """A secret may come after the file that names it: in Kubernetes the two are mounted apart."""
+        return self._lacking is not None and time.monotonic() >= self._retry_at
 
     def _apply(self, new: Settings) -> None:
         old, self._settings, self.problems = self._settings, new, []

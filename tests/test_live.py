@@ -103,6 +103,31 @@ def test_a_saved_change_takes_the_old_ones_place(site: Site) -> None:
     run(test)
 
 
+def test_a_change_whose_secret_comes_later_is_taken_up_then(site: Site) -> None:
+    """It is refused, again only where what it lacks is another thing, and in force soon after all is there."""
+    live, key = site.live(), site.folder / "key"
+
+    async def test() -> None:
+        async with following(live):
+            secret = key.read_text()
+            key.unlink()
+            site.write("two@example.com")
+            await until(lambda: site.refused)
+            key.write_text("")
+            await until(lambda: len(site.refused) == 2)
+            key.write_text(secret)
+            await until(lambda: live().contact == "two@example.com")
+            assert (len(site.refused), live.problems) == (2, [])
+            key.unlink()
+            site.write("three@example.com")
+            await until(lambda: len(site.refused) == 3)
+            site.write("two@example.com")
+            await until(lambda: not live.problems)
+            assert (len(site.refused), live().contact) == (3, "two@example.com")
+
+    run(test)
+
+
 def test_a_wrong_file_changes_nothing_and_its_end_is_told(site: Site) -> None:
     """All of its problems are told with their places; when the version in force is back that is told as well."""
     live = site.live()

@@ -191,7 +191,8 @@ def _amount(rule: "Rule", text: str, option: str) -> int:
     try:
         return (money if rule.unit is Unit.USD else count)(Number(text))
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint=option) from error
+        zero = "; 0 is taken as well" if option == "--to" else ""
+        raise typer.BadParameter(f"{error}{zero}", param_hint=option) from error
 
 
 def _reason(text: str) -> str:

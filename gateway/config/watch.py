@@ -7,7 +7,7 @@ opened. The only importer of watchfiles.
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from watchfiles import awatch
@@ -26,11 +26,17 @@ _AWAY = 2.0
 
 
 async def contents(
-    path: Path, *, settled: float = _SETTLED, away: float = _AWAY, look: float = _LOOK
+    path: Path,
+    *,
+    again: Callable[[], bool] = lambda: False,
+    settled: float = _SETTLED,
+    away: float = _AWAY,
+    look: float = _LOOK,
 ) -> AsyncIterator[bytes | None]:
-    """The file's bytes now, and again whenever they are others. Ends when its task is cancelled.
+    """The file's bytes now, and again whenever they are others, or are asked for. Ends when its task is cancelled.
 
-    A file that is away for a moment is waited for; None stands for one that stays away, or cannot be read.
+    A file that is away for a moment is waited for; None stands for one that stays away, or cannot be read. again: asked
+    at each look, `look` seconds apart at most, whether the same bytes are wanted once more.
     """
     last = await asyncio.to_thread(read, path)
     if last is not None:
@@ -45,11 +51,10 @@ async def contents(
         elif missed + away < time.monotonic():
             missed, last = math.inf, None
             yield None
-        if data is None or data == last:
+        if data is None or (data == last and not again()):
             continue
         await asyncio.sleep(settled)
-        again = await asyncio.to_thread(read, path)
-        if again == data:
+        if await asyncio.to_thread(read, path) == data:
             last = data
             yield data
 

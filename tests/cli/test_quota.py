@@ -227,7 +227,7 @@ def test_show_is_lines_with_tabs_in_a_pipe(hosts: Hosts) -> None:
         (["grant", "--team", "rich", "--rule", "usd-month", "--add", "$5", "--until", LATER], "write 5"),
         (["grant", "--team", "lent", "--rule", "images-day", "--add", "1", "--until", "soon"], "a date like"),
         (["grant", "--team", "lent", "--rule", "images-day", "--add", "1", "--until", "2020-01-01"], "is over"),
-        (["reset", "--team", "lent", "--rule", "images-day", "--to", "-1"], "whole number"),
+        (["reset", "--team", "lent", "--rule", "images-day", "--to", "-1"], "0 is taken"),
         (["reset", "--team", "corrected", "--rule", "concurrent", "--to", "0"], "comes free with its request"),
         (["show", "--team", "nobody"], "unknown team nobody"),
     ],
