@@ -244,11 +244,11 @@ def test_it_ends_promptly(tmp_path: Path) -> None:
     path.write_bytes(b"one")
 
     async def test() -> None:
-        async with watched(path) as seen:
+        async with watched(path, look=30.0) as seen:
             await soon(seen)
             path.write_bytes(b"two")
             await soon(seen)
             began = time.monotonic()
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 5
 
     run(test)
