@@ -190,6 +190,8 @@ class Tokens:
                 known.keys, known.fetched, wait = key_set(raw), now, AGAIN
             except (OSError, KeySetError) as exc:
                 self._failed(issuer.name, f"{type(exc).__name__}: {exc}")
+            except Exception as exc:  # noqa: BLE001  whatever a library meets on its way, the last keys serve on
+                self._failed(issuer.name, type(exc).__name__)
             finally:
                 # From its end on: it may take as long as RETRY, and those who waited would each begin another.
                 known.asked = self._clock()

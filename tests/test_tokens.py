@@ -767,6 +767,32 @@ def test_while_an_issuer_hangs_its_last_keys_serve_at_once() -> None:
     run(test)
 
 
+@pytest.mark.parametrize("failure", [EOFError("x"), ValueError("x"), ExceptionGroup("x", [OverflowError("x")])])
+def test_however_a_fetch_breaks_off_the_last_keys_serve(failure: Exception) -> None:
+    """Whatever a library raises, waited for or behind a request, is told by its kind, and refuses nobody."""
+    end = Endpoint(jwk_set(ONE.jwk()))
+
+    async def broken(url: str) -> bytes:
+        if end.fetched:
+            end.fetched += 1
+            raise failure
+        return await end.fetch(url)
+
+    async def test() -> None:
+        told: list[tuple[str, str]] = []
+        tokens = Tokens(broken, failed=lambda *what: told.append(what), clock=lambda: end.now)
+        assert await outcome(tokens, good(), by_url()) == "design"
+        for quiet in (REFRESH + 1, QUIET + 1):
+            end.now += quiet
+            assert await outcome(tokens, good(), by_url()) == "design"
+            async with asyncio.timeout(5):
+                while len(told) < end.fetched - 1 or not told:  # noqa: ASYNC110  no event tells of it
+                    await asyncio.sleep(0.001)
+        assert told == [("corp", type(failure).__name__)] * 2
+
+    run(test)
+
+
 def test_a_garbled_key_set_takes_the_place_of_no_good_one() -> None:
     """What cannot be read is as if nothing had come."""
     end = Endpoint(jwk_set(ONE.jwk()))
