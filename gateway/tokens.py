@@ -110,7 +110,7 @@ class Tokens:
         """
         try:
             header, claims, issuer = _opened(token, settings)
-            key = await self._key(issuer, header)
+            key = await self._key(issuer, header, settings)
             claims = jwt.decode(
                 token,
                 key,
@@ -135,7 +135,7 @@ class Tokens:
             raise AuthenticationFailed(message, reason="token_revoked", team=team)
         return Key(team=team, id=f"jwt-{issuer.name}", digest=b"")
 
-    async def _key(self, issuer: JwtIssuer, header: Mapping[str, object]) -> Any:
+    async def _key(self, issuer: JwtIssuer, header: Mapping[str, object], settings: Settings) -> Any:
         if issuer.secret is not None:
             return issuer.secret.reveal()
         if issuer.public_key is not None:
@@ -145,7 +145,7 @@ class Tokens:
             raise KeySetError("the token's kid is no text")
         if kid in issuer.revoked_keys:  # no fetch for it
             raise _Revoked
-        known = await self._known(issuer, kid)
+        known = await self._known(issuer, settings, kid)
         if "kid" not in header and len(known.keys) == 1:
             kid = next(iter(known.keys))
             if kid in issuer.revoked_keys:
@@ -155,11 +155,15 @@ class Tokens:
             raise KeySetError("the key does not serve this algorithm")
         return public.key
 
-    async def _known(self, issuer: JwtIssuer, kid: str) -> _KeySet:
+    async def _known(self, issuer: JwtIssuer, settings: Settings, kid: str) -> _KeySet:
         """The issuer's keys: renewed behind the request's back, but fetched before it if there are none, this one is
         unknown, or nobody has asked for so long that it may have been withdrawn.
         """
-        known = self._sets.setdefault(issuer.jwks_url or f"file:{issuer.jwks_file}", _KeySet())
+        known = self._sets.get(_source(issuer))
+        if known is None:  # the config has changed, so it may name others no more
+            named = {_source(each) for each in settings.jwt_issuers}
+            self._sets = {source: kept for source, kept in self._sets.items() if source in named}
+            known = self._sets[_source(issuer)] = _KeySet()
         age = self._age(known)
         if age > STALE or self._clock() - known.asked > QUIET or (kid and kid not in known.keys):
             await self._refresh(issuer, known)
@@ -196,6 +200,10 @@ class Tokens:
                 # From its end on: it may take as long as RETRY, and those who waited would each begin another.
                 known.asked = self._clock()
                 known.due = known.asked + wait
+
+
+def _source(issuer: JwtIssuer) -> str:
+    return issuer.jwks_url or f"file:{issuer.jwks_file}"
 
 
 def mint(issuer: JwtIssuer, team: str, key: str, *, algorithm: str, jti: str, now: int, lifetime: int) -> str:

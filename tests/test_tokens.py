@@ -745,6 +745,29 @@ def test_a_key_withdrawn_in_a_quiet_time_passes_not_once(quiet: float) -> None:
     run(test)
 
 
+def test_keys_that_the_config_no_longer_names_are_forgotten() -> None:
+    """An address that another took the place of, and that comes back, is asked anew; one that stayed is not."""
+    asked: list[str] = []
+
+    async def fetch(url: str) -> bytes:
+        asked.append(url)
+        return jwk_set(ONE.jwk())
+
+    def named(path: str) -> JwtIssuer:
+        return issuer(public_key=None, jwks_url=f"https://id.example.com/{path}")
+
+    async def test() -> None:
+        stays = replace(named("stays"), name="other", issuer="https://other.example.com")
+        theirs = token(head=header(kid="one"), body=claims(iss=stays.issuer))
+        tokens = Tokens(fetch, failed=_ignored, clock=lambda: 1000.0)
+        for path in ("old", "new", "old"):
+            assert await _identify(tokens, good(), named(path), stays) == "design"
+            assert await _identify(tokens, theirs, named(path), stays) == "design"
+        assert [url.rpartition("/")[2] for url in asked] == ["old", "stays", "new", "old"]
+
+    run(test)
+
+
 def test_while_an_issuer_hangs_its_last_keys_serve_at_once() -> None:
     """Behind a fetch that failed, nobody waits for the next one, though the keys are old."""
     end, text = Endpoint(jwk_set(ONE.jwk())), good()
