@@ -1,6 +1,7 @@
 """``python -m tests.differential [--cases N] [--seed S]``: everything the oracle has, with figures.
 
-Exit status 1 when any reader saw another order than the one that was charged, or anything but a 4xx refused a body.
+Exit status 1 when any reader saw another order than the one that was charged, anything but a 4xx refused a body, or a
+form was read otherwise where it was cut in two.
 """
 
 import argparse
@@ -14,17 +15,19 @@ from itertools import chain, islice
 from pathlib import Path
 from random import Random
 
-from tests.differential import bodies, oracle, readings, suites
+from tests.differential import bodies, oracle, places, readings, suites
 from tests.differential.oracle import Report
 from tests.support import packages
 from tests.support.running import running_gateway
 
 
 def bodies_of_a_run(*, cases: int, seed: int, further: tuple[bodies.Body, ...] = ()) -> Iterator[bodies.Body]:
-    """Everything that is fixed, then so many mutations."""
+    """Everything that is fixed, whole and again in chunks, then so many mutations."""
     cuts, random = bodies.Cuts(), Random(seed)
     mutations = (bodies.mutated(random, further) for _ in iter(int, 1))
-    return chain(bodies.plain(), bodies.crafted(), cuts.ended(), cuts.chunked(), further, islice(mutations, cases))
+    fixed = (*bodies.plain(), *bodies.crafted(), *further)
+    chunked = (bodies.in_chunks(body, random) for body in fixed if body.data and body.framed)
+    return chain(fixed, chunked, cuts.ended(), cuts.chunked(), islice(mutations, cases))
 
 
 def try_all(tried: Iterator[bodies.Body], *, node: Path) -> Report:
@@ -53,8 +56,12 @@ def main() -> int:
         node = packages.node_folder(Path(name), packages.READERS)
         further = suites.all_suites(node)
         report = try_all(bodies_of_a_run(cases=asked.cases, seed=asked.seed, further=further), node=node)
+    cuts, changed = places.cut_everywhere((*bodies.plain(), *bodies.crafted(), *further))
     told(report, seconds=time.monotonic() - began)
-    return 1 if report.disagreements or report.faults else 0
+    print(f"forms           cut at {cuts} places in all, {len(changed)} read otherwise for it")
+    for each in changed[:20]:
+        print(f"  {each}")
+    return 1 if report.disagreements or report.faults or changed else 0
 
 
 def told(report: Report, *, seconds: float) -> None:

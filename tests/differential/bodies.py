@@ -386,6 +386,11 @@ def cut_at_random(body: Body, random: Random) -> Body:
     """Half of them in chunks."""
     if random.random() < 0.5 or not body.data:
         return body
+    return in_chunks(body, random)
+
+
+def in_chunks(body: Body, random: Random) -> Body:
+    """At up to thirty places by chance."""
     number = random.choice((1, 2, 5, 30))
     cuts = {random.randint(1, len(body.data)) for _ in range(number)}
     return replace(body, cuts=tuple(sorted(cuts)))

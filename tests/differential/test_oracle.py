@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.differential import suites
+from tests.differential import bodies, places, suites
 from tests.differential.__main__ import bodies_of_a_run, try_all
 from tests.differential.bodies import ORDERS, image, text
 from tests.differential.oracle import Charge, wrong
@@ -35,6 +35,14 @@ def test_all_readers_see_what_was_charged(tmp_path: Path) -> None:
     # Without the gateway the same bodies are read in several ways: it is not the readers that agree.
     assert report.control > 100
     assert report.control_n > 50
+
+
+def test_no_place_to_cut_a_form_changes_it() -> None:
+    """The plain orders in two pieces, cut wherever they can be, are read as they are whole."""
+    forms = [body for body in bodies.plain() if body.content_type != JSON]
+    cuts, changed = places.cut_everywhere(forms)
+    assert cuts == sum(len(body.data) - 1 for body in forms) > 1000
+    assert changed == []
 
 
 def test_a_plain_order_is_read_alike() -> None:
