@@ -103,7 +103,7 @@ def site(one_site: Site) -> Site:
 
 def test_who_waits_is_served_in_the_order_of_arrival(site: Site) -> None:
     """Six requests for one slot go up one after the other, as they came, and all are answered."""
-    site.slow(0.8)
+    site.slow(3.0)  # the first is still at work when the last has come, also on a machine that is busy
     sent = []
     for number in range(6):
         sent.append(site.send("one", f"number {number}"))
@@ -114,18 +114,18 @@ def test_who_waits_is_served_in_the_order_of_arrival(site: Site) -> None:
 
 
 def test_a_slot_goes_on_at_once(site: Site) -> None:
-    """When a request ends the next is not kept waiting till somebody looks: ten take no longer than they must."""
-    site.slow(0.05, times=10)
+    """When a request ends the next is not kept waiting till somebody looks: thirty take no longer than they must."""
+    site.slow(0.02, times=30)
     began = time.monotonic()
-    assert {each.result().status for each in [site.send("one") for _ in range(10)]} == {200}
-    # With a look every fifth of a second, as it is for slots that other workers free, it were two seconds.
-    assert time.monotonic() - began < 1.6
+    assert {each.result().status for each in [site.send("one") for _ in range(30)]} == {200}
+    # With a look every fifth of a second, as it is for slots that other workers free, it were six seconds.
+    assert time.monotonic() - began < 5
     assert site.simulator.record.totals.peak_in_flight == 1
 
 
 def test_the_wait_has_an_end(site: Site) -> None:
     """After `wait` the request is refused as it would have been at once, and nothing was charged or sent for it."""
-    site.slow(1.5)
+    site.slow(4.0)
     first = site.send("brief", "first")
     site.drawing(1)
     began = time.monotonic()
@@ -133,22 +133,22 @@ def test_the_wait_has_an_end(site: Site) -> None:
     waited = time.monotonic() - began
     assert (late.status, late.error["code"], late.header("retry-after")) == (429, "rate_limit_exceeded", "2")
     assert "concurrent" in late.error["message"]
-    assert 0.95 < waited < 1.45
+    assert waited > 0.95
+    assert not first.done(), "it was refused while the slot was taken"
     assert first.result().status == 200
     assert site.prompts == ["first"]
     line = Watched(site.gateway, site.simulator).request_line(late.header("x-request-id") or "")
     assert line["total_ms"] > 950
-    assert line["overhead_ms"] < 500, "waiting is no time of our own"
+    assert line["total_ms"] - line["overhead_ms"] > 950, "waiting is no time of our own"
 
 
 def test_without_wait_nobody_waits(site: Site) -> None:
     """A rule that says nothing of waiting refuses at once."""
-    site.slow(0.6)
+    site.slow(2.0)
     first = site.send("rude")
     site.drawing(1)
-    began = time.monotonic()
     assert site.ask("rude").status == 429
-    assert time.monotonic() - began < 0.5
+    assert not first.done()
     assert first.result().status == 200
 
 
@@ -159,7 +159,7 @@ def test_who_leaves_loses_the_place_and_not_the_slot(how: str, site: Site) -> No
     One that ends its half alone might read on, but most who do have gone: it is let go without an answer.
     """
     before = len(site.gateway.requests_logged())
-    site.slow(0.9)
+    site.slow(2.5)
     first = site.send("one", "first")
     site.drawing(1)
     with wire.connected(site.gateway.url) as leaving:
@@ -182,7 +182,7 @@ def test_who_leaves_loses_the_place_and_not_the_slot(how: str, site: Site) -> No
 
 def test_edits_and_generations_wait_for_the_same_slot(site: Site) -> None:
     """An edit waits before its body is read, however long that takes, and holds its slot until it ends."""
-    site.slow(1.2)
+    site.slow(2.0)
     first = site.send("one", "first")
     site.drawing(1)
     edit = site.edit("one", "edit")
@@ -195,12 +195,11 @@ def test_edits_and_generations_wait_for_the_same_slot(site: Site) -> None:
 
 def test_what_no_slot_would_help_is_refused_at_once(site: Site) -> None:
     """A request that lacks images as well as a slot does not wait, and is told of the images."""
-    site.slow(0.6)
+    site.slow(2.0)
     first = site.send("mixed")
     site.drawing(1)
-    began = time.monotonic()
     refused = site.ask("mixed")
-    assert time.monotonic() - began < 0.5
+    assert not first.done()
     assert (refused.status, refused.error["code"]) == (429, "insufficient_quota")
     assert {fact["rule"] for fact in refused.error["quota"]} == {"concurrent", "images-day"}
     assert first.result().status == 200
@@ -208,14 +207,13 @@ def test_what_no_slot_would_help_is_refused_at_once(site: Site) -> None:
 
 def test_the_refusing_rule_says_how_long(site: Site) -> None:
     """Of two rules the one that lacks a slot decides whether an edit waits: the one for edits alone does not."""
-    site.slow(0.5)
+    site.slow(2.0)
     held = site.edit("uneven", "held")
     site.drawing(1)
-    began = time.monotonic()
     assert site.edit("uneven").result().status == 429
-    assert time.monotonic() - began < 0.4
+    assert not held.done()
     assert held.result().status == 200
-    site.slow(0.4, times=2)
+    site.slow(1.0, times=2)
     both = [site.send("uneven"), site.send("uneven")]
     site.drawing(2)
     assert site.edit("uneven", "waits").result().status == 200
@@ -225,7 +223,7 @@ def test_the_refusing_rule_says_how_long(site: Site) -> None:
 
 def test_a_shadow_rule_keeps_nobody_waiting(site: Site) -> None:
     """A rule that only reports neither refuses nor holds a request."""
-    site.slow(0.4, times=2)
+    site.slow(1.0, times=2)
     both = [site.send("shadowy"), site.send("shadowy")]
     site.drawing(2)
     assert [each.result().status for each in both] == [200, 200]
@@ -279,8 +277,9 @@ def pair(one_pair: Site) -> Site:
     """A gateway with two accounts that take one request each, both in good standing."""
     fresh(one_pair)
     # A good answer by each takes it back from where an earlier test may have put it.
-    one_pair.slow(0.15, times=2)
+    one_pair.slow(0.6, times=2)
     both = [one_pair.send("free"), one_pair.send("free")]
+    one_pair.drawing(2)
     assert {each.result().status for each in both} == {200}
     assert set(one_pair.accounts) == {"main", "second"}
     return fresh(one_pair)
@@ -294,7 +293,7 @@ def responses(site: Site, status: str) -> list[float]:
 def test_each_account_takes_as_much_as_it_may(pair: Site) -> None:
     """Of three requests two go up, one by each account, and the third is refused: overload, no quota of its team's."""
     before = responses(pair, "200")
-    pair.slow(0.7, times=2)
+    pair.slow(2.5, times=2)
     both = [pair.send("free"), pair.send("free")]
     pair.drawing(2)
     third = pair.ask("free")
