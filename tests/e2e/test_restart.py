@@ -172,6 +172,8 @@ def test_a_killed_store_is_started_again(steady: tuple[Running, Family]) -> None
         assert time.monotonic() - began < BACK, answer.text
     assert refusals <= {(503, "quota_store_unavailable")}
     assert kin.store() != killed
+    # The other worker may not have asked again yet.
+    wait_until(lambda: gateway.metric("gateway_store_up") == 1, seconds=BACK)
     assert used(gateway, team="research") == 5
     assert httpx.get(f"{gateway.url}/readyz", verify=NO_TLS).status_code == 200
 
