@@ -222,7 +222,7 @@ def test_a_reload_that_waits_loses_nothing(gateway: Running, simulator: Simulato
     """While a reload waits for a long request its worker goes on giving signs of life, without which it would be killed
     with it after a minute; and a store that dies is started again: orders are taken, and the long one is charged.
     """
-    simulator.script({"latency": 6.0})
+    simulator.script({"latency": 10.0})  # longer than the bounds on what happens meanwhile
     (old,) = stream.workers(gateway)
 
     async def play() -> tuple[Heard, list[float]]:

@@ -150,7 +150,7 @@ def test_a_file_that_is_away_ends_nothing(site: Site) -> None:
 
 def test_a_request_in_flight_keeps_the_config_it_began_with(site: Site) -> None:
     """Its team is suspended while the upstream draws: the picture comes and is charged, the next request is refused."""
-    site.simulator.script({"latency": 1.0})
+    site.simulator.script({"latency": PROMPT + 1})
     with ThreadPoolExecutor() as pool:
         early = pool.submit(site.ask)
         site.simulator.record.wait_for(lambda totals: totals.in_flight == 1)
