@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 
@@ -43,7 +44,7 @@ def simulator() -> Iterator[SimulatorThread]:
 def gateway(simulator: SimulatorThread) -> Iterator[Running]:
     config = base_config(upstream=simulator.base_url)
     config["upstream"]["total_timeout"] = f"{UPSTREAM_SECONDS}s"
-    config["request_limits"] = {"body_idle_timeout": "2s"}
+    config["request_limits"] = {"body_idle_timeout": "4s"}
     rules = [{"images": 100_000, "per": "day"}, {"concurrent": 1000}]
     config["teams"]["plain"] = team("plain", {"quotas": rules})
     config["teams"]["single"] = team("single", {"quotas": [{"images": 100, "per": "day"}, {"concurrent": 1}]})
@@ -154,15 +155,23 @@ def test_leaving_at_any_point_of_a_request(gateway: Running, simulator: Simulato
     (pid,) = stream.workers(gateway)
     worker = Worker(pid)
     key = SECRETS["plain"]
-    simulator.script({"endpoint": "generations", "latency": 1.0, "times": 2 * EACH})
+    simulator.script({"endpoint": "generations", "latency": 4.0, "times": 2 * EACH})
+    all_there = asyncio.Event()
     upload = wire.edit(key, wire.image(wire.png(length=MB)), wire.text("prompt", "a lighthouse"))
 
     async def within(part: bytes, *, reset: bool) -> None:
         async with connected(gateway.url) as line:
             await line.send(part)
-            await asyncio.sleep(0.3)
+            await all_there.wait()  # a reset takes with it what nobody has read yet
             if reset:
                 line.reset()
+
+    async def come() -> None:
+        """What is whole is at the upstream, what is not is at the gateway."""
+        await asyncio.to_thread(simulator.record.wait_for, lambda totals: totals.in_flight == 2 * EACH)
+        inflight = partial(gateway.metric, "gateway_inflight_requests")
+        await asyncio.to_thread(wait_until, lambda: inflight() == 5 * EACH)
+        all_there.set()
 
     async def stalled() -> None:
         async with connected(gateway.url) as line:
@@ -180,6 +189,7 @@ def test_leaving_at_any_point_of_a_request(gateway: Running, simulator: Simulato
                 group.create_task(within(wire.generation(key), reset=reset))
                 group.create_task(within(wire.generation(key), reset=not reset))
                 group.create_task(stalled())
+            group.create_task(come())
 
     asyncio.run(play())
     account.check(made=2 * EACH)
