@@ -184,7 +184,8 @@ def test_litellm_30460_a_store_that_times_out_does_not_inflate_what_is_used(host
     hosts.link.disarm()
     cuts = hosts.link.cuts
     assert cuts > 5
-    wait_until(lambda: hosts.order("litellm-30460").status_code == 200, seconds=5)
+    wait_until(lambda: hosts.store_up == [1, 1], seconds=5)
+    assert hosts.order("litellm-30460").status_code == 200
     wait_until(lambda: hosts.used("litellm-30460") == hosts.made, seconds=5)
     wait_until(lambda: hosts.used("litellm-30460", rule=1) == 0, seconds=5)
 
@@ -244,7 +245,7 @@ def test_litellm_34733_what_is_spent_while_a_window_ends_is_counted_once_in_its_
         entry = ("tests.faults.variants", SET_CLOCK)
         with running_gateway(config=whole, environ={"TEST_STORE_URL": store.url}, module=entry) as gateway:
             one = Hosts([gateway], hosts.simulator, store, hosts.link)
-            hosts.simulator.script({"latency": 1.0, "status": 500}, {"latency": 1.0, "images": 1})
+            hosts.simulator.script({"latency": 4.0, "status": 500}, {"latency": 4.0, "images": 1})
             under_way: Answers = []
             orders = [{"n": 3}, {"n": 2}]
             client = threading.Thread(target=lambda: under_way.extend(one.at_once("litellm-34733", orders)))
@@ -329,7 +330,7 @@ def test_our_own_key_that_was_claimed_as_the_store_went_is_free_when_it_is_back(
             client.start()
             return client
 
-        hosts.simulator.script({"latency": 3.0})
+        hosts.simulator.script({"latency": 5.0})
         clients = [send()]
         hosts.simulator.record.wait_for(lambda totals: totals.in_flight == 1)
         clients.append(send())
@@ -343,6 +344,7 @@ def test_our_own_key_that_was_claimed_as_the_store_went_is_free_when_it_is_back(
         clients[0].join(10)
         assert statuses(answers) == [200, 503, 503]
         wait_until(lambda: gateway.metric("gateway_store_up") == 1, seconds=5)
+        wait_until(lambda: hosts.store_up == [1, 1], seconds=5)
         wait_until(lambda: hosts.used("ours") == 0, seconds=5)
         assert order(**{"idempotency-key": "one"}).status_code == 200
         assert hosts.made == 2
