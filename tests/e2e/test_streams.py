@@ -145,7 +145,7 @@ def test_many_that_wait(loaded: Loaded) -> None:
     """Requests by the hundred that wait for the upstream cost little each, do not hinder one another, and all end."""
     (pid,) = stream.workers(loaded.gateway)
     worker = Worker(pid)
-    loaded.simulator.script({"latency": 12.0 if FULL else 2.5, "times": WAITING})
+    loaded.simulator.script({"latency": 12.0 if FULL else 8.0, "times": WAITING})
 
     async def client() -> Heard:
         async with connected(loaded.gateway.url) as line:
