@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import exchange as exchanges
 from gateway.core import framing, idempotency, jsonbody, multipart, orders
-from gateway.core.errors import ClientGone, RequestTimeout, RequestTooLarge, UnsupportedMediaType
+from gateway.core.errors import ClientGone, MalformedRequest, RequestTimeout, RequestTooLarge, UnsupportedMediaType
 from gateway.core.multipart import Field, FileBegan, FileData, FormReader
 from gateway.core.png import PngHead, check_mask_size
 from gateway.core.pricing import price
@@ -81,8 +81,16 @@ def _message(body: bytes, *, more: bool) -> Message:
     return {"type": "http.request", "body": body, "more_body": more}
 
 
+def _only(exchange: Exchange, name: bytes) -> bytes | None:
+    """The header of this lower-case name. Of two, a proxy before us may have gone by the other."""
+    values = [value for key, value in exchange.headers if key == name]
+    if len(values) > 1:
+        raise MalformedRequest(f"A request has one {name.decode().title()} header at most.")
+    return values[0] if values else None
+
+
 def _check_encoding(exchange: Exchange) -> None:
-    encoding = exchange.header(b"content-encoding")
+    encoding = _only(exchange, b"content-encoding")
     if encoding is not None and encoding.strip().lower() != b"identity":
         raise UnsupportedMediaType("The body is sent as it is: no Content-Encoding is taken.")
 
@@ -90,7 +98,7 @@ def _check_encoding(exchange: Exchange) -> None:
 def _json(exchange: Exchange, source: _Source) -> AsyncGenerator[Message, None]:
     """Check what the head says; then the reading of the body."""
     limit = exchange.settings.limits.max_json_size
-    kind, _, rest = (exchange.header(b"content-type") or b"").partition(b";")
+    kind, _, rest = (_only(exchange, b"content-type") or b"").partition(b";")
     charset = rest.strip().lower().replace(b'"', b"")
     if kind.strip().lower() != b"application/json" or charset not in (b"", b"charset=utf-8"):
         raise UnsupportedMediaType("A generation is sent as application/json in UTF-8.")
@@ -121,7 +129,7 @@ async def _read_json(exchange: Exchange, source: _Source, limit: int) -> AsyncGe
 def _form(exchange: Exchange, source: _Source) -> AsyncGenerator[Message, None]:
     """Check what the head says; then the reading of the body."""
     settings = exchange.settings
-    boundary = multipart.parse_content_type(exchange.header(b"content-type") or b"")
+    boundary = multipart.parse_content_type(_only(exchange, b"content-type") or b"")
     team = exchange.known()
     images = max((model.edit_max_images for model in orders.permitted_models(settings, team, "edits")), default=1)
     limits = multipart.FormLimits(

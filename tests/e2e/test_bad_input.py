@@ -211,6 +211,12 @@ HEADS: dict[str, tuple[int, str, Made]] = {
         "unsupported_media_type",
         _head("Content-Length: 15", content_type="application/json; charset=utf-16"),
     ),
+    "two types": (400, "invalid_value", _changed("Host:", "Content-Type: multipart/form-data; boundary=x\r\nHost:")),
+    "two encodings": (
+        400,
+        "invalid_value",
+        _changed("Host:", "Content-Encoding: identity\r\nContent-Encoding: gzip\r\nHost:"),
+    ),
     "no type": (415, "unsupported_media_type", _changed("Content-Type: application/json\r\n", "")),
     "JSON to edits": (415, "unsupported_media_type", _head("Content-Length: 15", path=wire.EDITS)),
     "no boundary": (
