@@ -26,7 +26,7 @@ def bodies_of_a_run(*, cases: int, seed: int, further: tuple[bodies.Body, ...] =
     cuts, random = bodies.Cuts(), Random(seed)
     mutations = (bodies.mutated(random, further) for _ in iter(int, 1))
     fixed = (*bodies.plain(), *bodies.crafted(), *further)
-    chunked = (bodies.in_chunks(body, random) for body in fixed if body.data and body.framed)
+    chunked = (bodies.in_chunks(body, random) for body in fixed if body.data and not body.head)
     return chain(fixed, chunked, cuts.ended(), cuts.chunked(), islice(mutations, cases))
 
 

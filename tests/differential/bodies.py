@@ -383,8 +383,10 @@ def mutated(random: Random, further: tuple[Body, ...] = ()) -> Body:
 
 
 def cut_at_random(body: Body, random: Random) -> Body:
-    """Half of them in chunks."""
-    if random.random() < 0.5 or not body.data:
+    """Half of them in chunks, but for those with a head of their own: one that frames no body may end the connection
+    while its client still writes.
+    """
+    if random.random() < 0.5 or not body.data or body.head:
         return body
     return in_chunks(body, random)
 
