@@ -6,6 +6,7 @@ can be read as a tree at all; no message repeats what might be a secret.
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,12 +41,19 @@ _KEY = re.compile(r"igw_[0-9A-Za-z]+")
 def load(path: Path) -> Document:
     """Read and check a file. Raises `ConfigUnreadable` if it cannot be opened, else `ConfigErrors`."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_without_waiting) as file:
+            os.set_blocking(file.fileno(), True)
             data = file.read(LARGEST + 1)
     except OSError as exc:
-        reason = "this is a directory" if path.is_dir() else (exc.strerror or "it cannot be read").lower()
+        directory = isinstance(exc, IsADirectoryError)
+        reason = "this is a directory" if directory else (exc.strerror or "it cannot be read").lower()
         raise ConfigUnreadable([Problem(str(path), 1, 1, "", f"expected a configuration file: {reason}")]) from exc
     return parse(data, path)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file, and a pipe even where nobody writes into it: that one then reads as empty."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def parse(data: bytes, path: Path) -> Document:

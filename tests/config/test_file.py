@@ -1,5 +1,7 @@
 """Reading a file: what can be opened, decoded and composed, and what of YAML is understood."""
 
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,46 @@ def test_what_cannot_be_opened_is_unreadable(tmp_path: Path) -> None:
         with pytest.raises(ConfigUnreadable) as caught:
             load(path)
         assert str(caught.value) == f"{path}:1:1: expected a configuration file: {reason}"
+
+
+def test_a_name_that_no_file_can_have_is_told_as_such(tmp_path: Path) -> None:
+    """A name that is too long is an unreadable file, not a fault of the program."""
+    with pytest.raises(ConfigUnreadable, match="expected a configuration file: file name too long"):
+        load(tmp_path / ("n" * 300))
+
+
+def test_a_pipe_without_a_writer_holds_nobody_up(tmp_path: Path) -> None:
+    """A named pipe that nobody writes into reads as empty."""
+    pipe = tmp_path / "c.yaml"
+    os.mkfifo(pipe)
+    told: list[str] = []
+
+    def read() -> None:
+        with pytest.raises(ConfigErrors) as caught:
+            load(pipe)
+        told.append(str(caught.value))
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    reader.join(30)
+    assert told == [f"{pipe}:1:1: the file is empty; config.example.yaml shows what it holds"]
+
+
+def test_a_pipe_is_read_to_its_end() -> None:
+    """What another command writes is read whole, also where it is more than a pipe holds: `check <(command)`."""
+    out, into = os.pipe()
+
+    def write() -> None:
+        with os.fdopen(into, "wb") as file:
+            file.write(b"#" * 300_000 + b"\n" + SMALLEST.encode())
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        load(Path(f"/dev/fd/{out}"))
+    finally:
+        os.close(out)
+        writer.join()
 
 
 def test_a_large_file_is_refused_before_it_is_parsed() -> None:
