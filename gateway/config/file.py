@@ -41,9 +41,7 @@ _KEY = re.compile(r"igw_[0-9A-Za-z]+")
 def load(path: Path) -> Document:
     """Read and check a file. Raises `ConfigUnreadable` if it cannot be opened, else `ConfigErrors`."""
     try:
-        with open(path, "rb", opener=_without_waiting) as file:
-            os.set_blocking(file.fileno(), True)
-            data = file.read(LARGEST + 1)
+        data = content(path)
     except OSError as exc:
         directory = isinstance(exc, IsADirectoryError)
         reason = "this is a directory" if directory else (exc.strerror or "it cannot be read").lower()
@@ -51,8 +49,17 @@ def load(path: Path) -> Document:
     return parse(data, path)
 
 
+def content(path: Path) -> bytes:
+    """A file's bytes, of one that is too large one more than may be. A pipe that nobody writes into reads as empty.
+
+    Raises OSError.
+    """
+    with open(path, "rb", opener=_without_waiting) as file:
+        os.set_blocking(file.fileno(), True)
+        return file.read(LARGEST + 1)
+
+
 def _without_waiting(path: str, flags: int) -> int:
-    """Open a file, and a pipe even where nobody writes into it: that one then reads as empty."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from watchfiles import awatch
 
-from gateway.config.file import LARGEST
+from gateway.config.file import content
 
 #: Seconds of quiet after which a burst of changes is one, and between two looks where none was reported.
 _QUIET = 0.05
@@ -86,7 +86,6 @@ async def _moments(folder: Path, look: float) -> AsyncIterator[None]:
 def read(path: Path) -> bytes | None:
     """As much of a file's bytes as matters; None if it cannot be read."""
     try:
-        with path.open("rb") as file:
-            return file.read(LARGEST + 1)  # one more than is read of a config, so that it is refused as too large
+        return content(path)
     except OSError:
         return None

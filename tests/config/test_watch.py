@@ -238,6 +238,26 @@ def test_noise_in_the_folder_hides_no_change(tmp_path: Path) -> None:
     run(test)
 
 
+def test_a_pipe_in_the_files_place_holds_nobody_up(tmp_path: Path) -> None:
+    """One that nobody writes into is a file without content, and the next file is seen."""
+    path = tmp_path / "config.yaml"
+    path.write_bytes(b"one")
+
+    async def test() -> None:
+        async with watched(path) as seen:
+            assert await soon(seen) == b"one"
+            pipe = tmp_path / "pipe"
+            os.mkfifo(pipe)
+            pipe.rename(path)
+            assert await soon(seen) == b""
+            other = tmp_path / "other"
+            other.write_bytes(b"two")
+            other.rename(path)
+            assert await soon(seen) == b"two"
+
+    run(test)
+
+
 def test_it_ends_promptly(tmp_path: Path) -> None:
     """A worker that leaves does not wait for its watch."""
     path = tmp_path / "config.yaml"

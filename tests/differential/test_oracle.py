@@ -1,10 +1,12 @@
 """The oracle on a fixed sample, and proof that it would see a disagreement."""
 
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
+from gateway.core.multipart import Event, FormReader
 from tests.differential import bodies, places, suites
 from tests.differential.__main__ import bodies_of_a_run, try_all
 from tests.differential.bodies import ORDERS, image, text
@@ -43,6 +45,20 @@ def test_no_place_to_cut_a_form_changes_it() -> None:
     cuts, changed = places.cut_everywhere(forms)
     assert cuts == sum(len(body.data) - 1 for body in forms) > 1000
     assert changed == []
+
+
+class _Forgetful(FormReader):
+    """Loses a carriage return on which a piece ends."""
+
+    def feed(self, chunk: bytes) -> Iterator[Event]:
+        return super().feed(chunk.removesuffix(b"\r"))
+
+
+def test_a_place_that_changes_a_form_is_told() -> None:
+    """A reader that is wrong at one place of a line's end alone does not pass for one that is right."""
+    forms = [body for body in bodies.plain() if body.content_type != JSON]
+    _, changed = places.cut_everywhere(forms, _Forgetful)
+    assert len(changed) == len(forms)
 
 
 def test_a_plain_order_is_read_alike() -> None:
