@@ -174,7 +174,8 @@ class Connection(asyncio.Protocol):
         answer.detach()
         self.resume()
         unsent = self._transport.get_write_buffer_size() if self._transport is not None else 0
-        reusable = answer.keep_alive and answer.progress.released and not unsent and self.is_quiet()
+        # Whether it has anything to read is looked at when it is taken up again.
+        reusable = answer.keep_alive and answer.progress.released and not unsent and self._is_open()
         self.state = State.IDLE
         self.idle_since = self._loop.time()
         if not (reusable and self._keeper.keep(self)):

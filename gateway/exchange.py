@@ -9,7 +9,7 @@ nothing that happens to the client changes what is owed.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from gateway.core import idempotency
 from gateway.core.catalog import Account, Key, Model, Settings, Team
@@ -142,7 +142,8 @@ def bind(scope: Mapping[str, Any], exchange: Exchange) -> dict[str, Any]:
 
 def of(scope: Mapping[str, Any]) -> Exchange:
     """The exchange that Observe has bound to the scope."""
-    return cast("Exchange", scope[_KEY])
+    exchange: Exchange = scope[_KEY]
+    return exchange
 
 
 def facts(exchange: Exchange) -> dict[str, object]:

@@ -27,6 +27,7 @@ import ssl
 import time
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import httpx
 
@@ -84,7 +85,7 @@ class Transport(httpx.AsyncBaseTransport):
         """
         outgoing = _outgoing(request)
         if isinstance(request.stream, httpx.ByteStream) and outgoing.length is not None:
-            payload = outgoing.head + b"".join([piece async for piece in request.stream])
+            payload = b"".join((outgoing.head, *request.stream))
             if len(payload) != len(outgoing.head) + outgoing.length:
                 raise InternalError("The request's length is not what its head says.")
             answer = await self._send_on_kept(outgoing, payload) or await self._send_on_new(outgoing, payload)
@@ -100,7 +101,8 @@ class Transport(httpx.AsyncBaseTransport):
     async def probe(self, url: httpx.URL, *, connect_timeout: float | None) -> float:
         """Connects, with TLS where the URL says so, sends nothing, and returns the seconds it took."""
         started = time.perf_counter()  # the loop's own clock may count in milliseconds
-        connection = await self._connect(_origin(url), Progress(), connect_timeout)
+        origin = _origin(url.scheme, url.raw_host, url.port)
+        connection = await self._connect(origin, Progress(), connect_timeout)
         connection.abort()
         return time.perf_counter() - started
 
@@ -299,31 +301,46 @@ def _chunk(piece: bytes) -> tuple[bytes, ...]:
 def _outgoing(request: httpx.Request) -> _Outgoing:
     if not isinstance(request.stream, httpx.AsyncByteStream):
         raise InternalError("The request's stream cannot be read asynchronously.")
-    lines = [b"%b %b HTTP/1.1" % (request.method.encode("ascii"), request.url.raw_path)]
-    length: int | None = 0
-    for name, value in request.headers.raw:
-        lines.append(b"%b: %b" % (name, value))
-        lowered = name.lower()
-        if lowered == b"content-length":
-            length = int(value)
-        elif lowered == b"transfer-encoding":
-            length = None
-    head = b"\r\n".join((*lines, b"", b""))
-    ends = len(lines) + 1
-    if head.count(b"\n") != ends or head.count(b"\r") != ends:
-        raise InternalError("A header of the request has a line break in it.")  # which one is not said: it may be a key
+    url, extensions = request.url, request.extensions
+    # Of one account's requests only the last header differs: its length.
+    *same, last = request.headers.raw
+    begun, length = _begun(request.method, url.raw_path, tuple(same))
+    line, length = _header(*last, length)
     return _Outgoing(
-        origin=_origin(request.url),
-        head=head,
+        origin=_origin(url.scheme, url.raw_host, url.port),
+        head=b"%b%b\r\n" % (begun, line),
         length=length,
         stream=request.stream,
-        progress=request.extensions.get("progress") or Progress(),
-        timeouts=request.extensions.get("timeout") or {},
+        progress=extensions.get("progress") or Progress(),
+        timeouts=extensions.get("timeout") or {},
     )
 
 
-def _origin(url: httpx.URL) -> Origin:
-    return url.scheme, url.raw_host.decode("ascii"), url.port or _DEFAULT_PORTS[url.scheme]
+@lru_cache(maxsize=64)
+def _begun(method: str, target: bytes, headers: tuple[tuple[bytes, bytes], ...]) -> tuple[bytes, int | None]:
+    """The head's lines up to these headers, and the body's length by them."""
+    lines = [b"%b %b HTTP/1.1\r\n" % (method.encode("ascii"), target)]
+    length: int | None = 0
+    for name, value in headers:
+        line, length = _header(name, value, length)
+        lines.append(line)
+    return b"".join(lines), length
+
+
+def _header(name: bytes, value: bytes, length: int | None) -> tuple[bytes, int | None]:
+    """A header's line, and the body's length, which was known as `length` before it."""
+    line = b"%b: %b\r\n" % (name, value)
+    if line.count(b"\n") != 1 or line.count(b"\r") != 1:
+        raise InternalError("A header of the request has a line break in it.")  # which one is not said: it may be a key
+    lowered = name.lower()
+    if lowered == b"content-length":
+        return line, int(value)
+    return line, None if lowered == b"transfer-encoding" else length
+
+
+@lru_cache(maxsize=64)
+def _origin(scheme: str, host: bytes, port: int | None) -> Origin:
+    return scheme, host.decode("ascii"), port or _DEFAULT_PORTS[scheme]
 
 
 def _crossing_pause(round_trip: float, idled: float) -> float:

@@ -14,6 +14,8 @@ from gateway.core import catalog
 from gateway.core.orders import Endpoint
 from gateway.transport import Transport
 
+_JSON = "application/json"
+
 WRITE_STALL_LIMIT = 30.0  # seconds: an upload that the upstream does not read holds a slot and a client
 
 
@@ -34,6 +36,7 @@ class Upstream:
             "total": settings.total_timeout,
         }
         self._transport = transport
+        self._headers = {account.name: self._headers_of(account, _JSON) for account in settings.accounts}
 
     def request(
         self,
@@ -49,22 +52,29 @@ class Upstream:
         body: bytes go up with their length and may be sent again on a dead connection; an iterable goes up once, with
         `length` bytes where that is known and chunked where it is not, ended by a `gateway.transport.Closing`.
         """
-        headers = [
-            (b"Host", self._host),
-            (b"Authorization", b"Bearer " + account.api_key.reveal().encode()),
-            (b"Content-Type", content_type.encode("ascii")),
-            (b"Accept", b"application/json"),
-            (b"Accept-Encoding", b"identity"),
-            (b"User-Agent", b"image-gateway/" + __version__.encode("ascii")),
-        ]
+        kept = self._headers.get(account.name) if content_type == _JSON else None
+        headers = kept if kept is not None else self._headers_of(account, content_type)
+        stream = httpx.ByteStream(body) if isinstance(body, bytes) else _Streamed(body)
+        request = httpx.Request("POST", self._urls[endpoint], headers=headers, stream=stream)
         if isinstance(body, bytes):
             length = len(body)
         if length is None:
-            headers.append((b"Transfer-Encoding", b"chunked"))
+            request.headers["Transfer-Encoding"] = "chunked"
         else:
-            headers.append((b"Content-Length", str(length).encode("ascii")))
-        stream = httpx.ByteStream(body) if isinstance(body, bytes) else _Streamed(body)
-        return httpx.Request("POST", self._urls[endpoint], headers=headers, stream=stream)
+            request.headers["Content-Length"] = str(length)
+        return request
+
+    def _headers_of(self, account: catalog.Account, content_type: str) -> httpx.Headers:
+        return httpx.Headers(
+            [
+                (b"Host", self._host),
+                (b"Authorization", b"Bearer " + account.api_key.reveal().encode()),
+                (b"Content-Type", content_type.encode("ascii")),
+                (b"Accept", b"application/json"),
+                (b"Accept-Encoding", b"identity"),
+                (b"User-Agent", b"image-gateway/" + __version__.encode("ascii")),
+            ]
+        )
 
     async def send(self, request: httpx.Request, progress: Progress) -> httpx.Response:
         """Sends and returns at the answer's head; the body is the response's `stream`, undecoded.

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
 
+import orjson
+
 from gateway.core.errors import ParameterError
 from gateway.core.jsonbody import decode
 from gateway.core.secret import Secret
@@ -77,7 +79,7 @@ def count_images(body: bytes) -> int | None:
     None for anything else: whether and how many images were made is then unknown.
     """
     try:
-        answer = json.loads(body)
+        answer = _loaded(body)
     except (ValueError, RecursionError):
         return None
     data = answer.get("data") if isinstance(answer, dict) else None
@@ -86,10 +88,19 @@ def count_images(body: bytes) -> int | None:
     return len(data)
 
 
+def _loaded(body: bytes) -> object:
+    """Whatever a lenient reader takes; a strict one is asked first, because it is fast."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return json.loads(body)
+
+
 def _is_image(item: object) -> bool:
-    return isinstance(item, dict) and any(
-        isinstance(item.get(name), str) and item[name] for name in ("url", "b64_json")
-    )
+    if not isinstance(item, dict):
+        return False
+    url, text = item.get("url"), item.get("b64_json")
+    return (isinstance(url, str) and url != "") or (isinstance(text, str) and text != "")
 
 
 class _Next(Enum):

@@ -7,6 +7,8 @@ its texts come after them, in one piece with the closing delimiter.
 
 import json
 
+import orjson
+
 from gateway.core.catalog import Model
 from gateway.core.errors import InternalError
 from gateway.core.orders import Order
@@ -23,6 +25,10 @@ def generation_body(order: Order, model: Model) -> bytes:
         "quality": order.quality,
         **dict(order.fields),
     }
+    if all(isinstance(value, str) for _, value in order.fields):
+        written = orjson.dumps(body)
+        if written.isascii():
+            return written
     return _ENCODER.encode(body).encode("ascii")
 
 

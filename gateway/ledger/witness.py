@@ -6,14 +6,16 @@ flushed, or took over without the last writes, has forgotten what was used (reco
 
 import time
 from collections.abc import Callable
+from functools import partial
 from secrets import token_hex
 
 SKEW = 5_000  #: ms; the same as in records.lua
 
 
-def uptime() -> float:
-    """Seconds of a clock that nobody sets, and that goes on while the machine sleeps where the system has one."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+#: Seconds of a clock that nobody sets, and that goes on while the machine sleeps where the system has one.
+uptime: Callable[[], float] = (
+    partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
+)
 
 
 #: What our two clocks said at a moment, unix ms or ms since some moment.
@@ -29,29 +31,36 @@ class StoreClock:
     """
 
     def __init__(self, steady: Callable[[], float], wall: Callable[[], float]) -> None:
-        self._clocks = (steady, wall)
+        self._steady, self._wall = steady, wall
         marks = self.mark()
-        self._beside = [marks[1] - marks[0], 0]  # the store's clock less ours
+        self._beside_steady, self._beside_wall = marks[1] - marks[0], 0  # the store's clock less ours
         self.known = False  #: whether the store ever told it
 
     def mark(self) -> Mark:
-        steady, wall = self._clocks
-        return int(steady() * 1000), int(wall() * 1000)
+        return int(self._steady() * 1000), int(self._wall() * 1000)
 
     def now(self) -> int:
-        return int(self._clocks[0]() * 1000) + self._beside[0]
+        return int(self._steady() * 1000) + self._beside_steady
 
     def told(self, at: int, asked: Mark) -> None:
-        for i, (then, now) in enumerate(zip(asked, self.mark(), strict=True)):
-            self._beside[i] = min(max(self._beside[i], at - max(then, now)), at - min(then, now))
+        (steady, wall), (steady_now, wall_now) = asked, self.mark()
+        self._beside_steady = _moved(self._beside_steady, at - steady, at - steady_now)
+        self._beside_wall = _moved(self._beside_wall, at - wall, at - wall_now)
         self.known = True
 
     def accounts_for(self, at: int, asked: Mark) -> bool:
         """Whether one of our clocks says so too. What the store says first is believed."""
+        besides = (self._beside_steady, self._beside_wall)
         return not self.known or any(
             then + beside - SKEW <= at <= now + beside + SKEW
-            for then, now, beside in zip(asked, self.mark(), self._beside, strict=True)
+            for then, now, beside in zip(asked, self.mark(), besides, strict=True)
         )
+
+
+def _moved(beside: int, asked: int, heard: int) -> int:
+    """What was reckoned, moved no further than between two bounds: by when it was asked, and by when it was heard."""
+    low, high = (heard, asked) if heard <= asked else (asked, heard)  # a clock may have been set back meanwhile
+    return high if beside > high else max(beside, low)
 
 
 class Witness:
@@ -59,19 +68,20 @@ class Witness:
 
     def __init__(self, clock: StoreClock) -> None:
         self._clock = clock
-        self._worker = token_hex(6)
+        self._worker = token_hex(6).encode()
         self._number = self._acknowledged = self._epoch = 0
         self.lost: int | None = None
 
     def sign(self, argument: bytes) -> tuple[bytes, int]:
         """A script's argument, a JSON object, with who calls; and the call's number, never below its time in ms."""
         now = self._clock.now()
-        self._number = max(self._number + 1, now)
-        by = (self._number, self._acknowledged, self._epoch, self.lost or 0, now if self._clock.known else -1)
-        return b'{"by":["%b",%d,%d,%d,%d,%d],%b' % (self._worker.encode(), *by, argument[1:]), self._number
+        self._number = number = now if now > self._number else self._number + 1
+        by = (number, self._acknowledged, self._epoch, self.lost or 0, now if self._clock.known else -1)
+        return b'{"by":["%b",%d,%d,%d,%d,%d],%b' % (self._worker, *by, argument[1:]), number
 
     def acknowledged(self, number: int) -> None:
-        self._acknowledged = max(self._acknowledged, number)
+        if number > self._acknowledged:
+            self._acknowledged = number
 
     def told(self, epoch: int, lost: int) -> int:
         """What a beat brought; how many losses are new. What was acknowledged before one says nothing of the store."""

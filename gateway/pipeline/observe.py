@@ -1,8 +1,8 @@
 """Observe: gives a request its id and its exchange, marks every answer, and says at the end what happened."""
 
+import os
 import time
 from collections.abc import Callable
-from secrets import token_hex
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -36,7 +36,7 @@ class Observe:
             return
         settings = self.settings()
         headers: list[tuple[bytes, bytes]] = scope["headers"]
-        chance, caller = token_hex(28), tracecontext.caller(headers)
+        chance, caller = os.urandom(28).hex(), tracecontext.caller(headers)
         peer = scope["client"][0] if scope.get("client") else ""
         exchange = Exchange(
             id=f"req_{chance[:24]}",
