@@ -132,7 +132,10 @@ class Exchange:
 
     def header(self, name: bytes) -> bytes | None:
         """The first header of this lower-case name."""
-        return next((value for key, value in self.headers if key == name), None)
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return None
 
 
 def bind(scope: Mapping[str, Any], exchange: Exchange) -> dict[str, Any]:

@@ -21,12 +21,18 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 #: One for all lines, for each request writes one: it is put together when it is first used.
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
-_write: Callable[[bytes], None] | None = None  #: one line of JSON; none on a terminal
+
+class _Output:
+    """Where a line of JSON is written; nowhere on a terminal, whose lines are no JSON."""
+
+    write: Callable[[bytes], None] | None = None
+
+
+_output = _Output()
 
 
 def configure() -> None:
     """JSON lines on standard output, or colours where that is a terminal; other libraries' words the same way."""
-    global _write  # noqa: PLW0603  as structlog's own configuration is the process's
     tty = sys.stdout.isatty()
     lines = structlog.BytesLoggerFactory()
     stamp: list[Processor] = [structlog.processors.TimeStamper(fmt="iso", key="ts"), structlog.processors.add_log_level]
@@ -38,7 +44,7 @@ def configure() -> None:
         logger_factory=structlog.WriteLoggerFactory(sys.stdout) if tty else lines,
         cache_logger_on_first_use=True,
     )
-    _write = None if tty else lines().msg
+    _output.write = None if tty else lines().msg
     foreign = logging.StreamHandler(sys.stdout)
     foreign.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -67,14 +73,14 @@ def refused_config(version: str, problems: Sequence[str], more: int, *, in_force
 
 def request(facts: Mapping[str, object]) -> None:
     """Say what became of a request. Facts that are None are left out."""
-    if _write is None:
-        line("request", **facts)
-        return
-    # This line is on each request's path: it looks like all others, but goes through no list of processors.
     told = {name: fact for name, fact in facts.items() if fact is not None}
-    told |= {"event": "request", "ts": datetime.now(UTC).isoformat().replace("+00:00", "Z"), "level": "info"}
     with contextlib.suppress(OSError):  # as above
-        _write(orjson.dumps(told))
+        if _output.write is None:
+            _log.info("request", **told)
+        else:
+            # This line is on each request's path: it looks like all others, but goes through no list of processors.
+            stamp = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+            _output.write(orjson.dumps(told | {"event": "request", "ts": stamp, "level": "info"}))
 
 
 def fault(error: BaseException, **facts: object) -> None:

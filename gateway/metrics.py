@@ -47,7 +47,28 @@ class Buckets(Histogram):
         self._buckets[bisect_left(self._upper_bounds, amount)].inc(1)
 
 
-Collecting = TypeVar("Collecting", Counter, Gauge, Buckets)
+class Count(Counter):
+    """A counter without exemplars, whose callers add nothing negative: seven are on each request's path."""
+
+    def inc(self, amount: float = 1, exemplar: dict[str, str] | None = None) -> None:
+        del exemplar
+        self._value.inc(amount)
+
+
+class Level(Gauge):
+    """A gauge without the library's checks: four are on each request's path."""
+
+    def inc(self, amount: float = 1) -> None:
+        self._value.inc(amount)
+
+    def dec(self, amount: float = 1) -> None:
+        self._value.inc(-amount)
+
+    def set(self, value: float) -> None:
+        self._value.set(value)
+
+
+Collecting = TypeVar("Collecting", Count, Level, Buckets)
 
 
 class Bound(Generic[Collecting]):
@@ -81,14 +102,14 @@ class Metrics:
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
 
-        def counter(name: str, text: str, labels: Sequence[str]) -> Bound[Counter]:
-            return Bound(Counter(name, text, labels, registry=registry))
+        def counter(name: str, text: str, labels: Sequence[str]) -> Bound[Count]:
+            return Bound(Count(name, text, labels, registry=registry))
 
-        def gauge(name: str, text: str, labels: Sequence[str], mode: Any = "livesum") -> Bound[Gauge]:
-            return Bound(Gauge(name, text, labels, registry=registry, multiprocess_mode=mode))
+        def gauge(name: str, text: str, labels: Sequence[str], mode: Any = "livesum") -> Bound[Level]:
+            return Bound(Level(name, text, labels, registry=registry, multiprocess_mode=mode))
 
-        def plain(name: str, text: str, mode: Any) -> Gauge:
-            return Gauge(name, text, registry=registry, multiprocess_mode=mode)
+        def plain(name: str, text: str, mode: Any) -> Level:
+            return Level(name, text, registry=registry, multiprocess_mode=mode)
 
         def histogram(name: str, text: str, labels: Sequence[str], buckets: Sequence[float]) -> Bound[Buckets]:
             return Bound(Buckets(name, text, labels, registry=registry, buckets=buckets))

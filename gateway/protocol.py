@@ -18,6 +18,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from gateway import cycle as cycles
 from gateway import logs
 from gateway.core.errors import GatewayError, MalformedRequest, RequestTimeout
 
@@ -36,8 +37,6 @@ _LINGER = 1.0
 #: Seconds and bytes that are read on behind what was refused here: a client that is still writing sees the answer.
 _HEAR_OUT_SECONDS = 2.0
 _HEAR_OUT_BYTES = 16 * 1024 * 1024
-
-_INTERIM = b"HTTP/1.1 100 "
 
 #: Seconds between two words about the same thing.
 _SAID = 60.0
@@ -202,8 +201,7 @@ class Protocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answered = cycle
-        if cycle.scope["method"] != "HEAD":  # to which no body is written
-            cycle.transport = _Joining(self.transport)  # type: ignore[assignment]  # all of a transport that a cycle uses
+        cycles.take_over(cycle)
         super()._start_asgi_task(cycle, app)
 
     def shutdown(self) -> None:
@@ -323,31 +321,6 @@ class _BodyAlone:
         self.on_header = protocol.on_header  # of trailers: the head's are known
         self.on_chunk_header, self.on_body = protocol.on_chunk_header, protocol.on_body
         self.on_message_complete = protocol.on_message_complete
-
-
-class _Joining:
-    """A transport whose answer's head waits for what is written behind it: one system call and one packet less."""
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self.is_closing = transport.is_closing
-        self._head: bytes | None = None
-        self._joined = False
-
-    def write(self, data: bytes) -> None:
-        # None that is interim comes behind a head: there it is an upstream's bytes, which may look like one.
-        if self._joined or (self._head is None and data.startswith(_INTERIM)):
-            self._transport.write(data)
-        elif self._head is None:
-            self._head = data
-        else:
-            self._joined = True
-            self._transport.writelines((self._head, data))
-
-    def close(self) -> None:
-        if self._head is not None and not self._joined:
-            self._transport.write(self._head)
-        self._transport.close()
 
 
 class _Intake(asyncio.BufferedProtocol):

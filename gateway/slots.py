@@ -24,6 +24,8 @@ _AROUND = 32  #: bytes at most that a file holds of a value beside its key
 class _File(MmapedDict):
     """A file of values whose places are known to those who write them: a float, and behind it a time that is 0.
 
+    cells: the whole map, as floats.
+
     A value is written by one store of eight bytes. `struct.pack_into` clears its place first, and a scrape that comes
     in between finds a counter at 0, which is a restart to Prometheus. Raises OSError where the disk has no room: it is
     taken first, for writing to a map without any ends the process.
@@ -33,17 +35,14 @@ class _File(MmapedDict):
         if not path.exists():
             _make(path)
         super().__init__(str(path))  # type: ignore[no-untyped-call]
-        self._cells = memoryview(self._m).cast("d")
+        self.cells = memoryview(self._m).cast("d")
 
     def place(self, key: str) -> int:
         self.read_value(key)  # type: ignore[no-untyped-call]
         return int(self._positions[key]) // 8
 
-    def write(self, place: int, value: float) -> None:
-        self._cells[place] = value
-
     def close(self) -> None:
-        self._cells.release()
+        self.cells.release()
         super().close()  # type: ignore[no-untyped-call]
 
     def _init_value(self, key: str) -> None:
@@ -53,8 +52,8 @@ class _File(MmapedDict):
         if room > self._capacity:
             os.posix_fallocate(self._f.fileno(), 0, room)
         super()._init_value(key)  # type: ignore[no-untyped-call]
-        if self._cells.nbytes < self._capacity:  # it is another map now
-            self._cells = memoryview(self._m).cast("d")
+        if self.cells.nbytes < self._capacity:  # it is another map now
+            self.cells = memoryview(self._m).cast("d")
 
 
 def _make(path: Path) -> None:
@@ -72,7 +71,7 @@ def _make(path: Path) -> None:
 class _Unseen:
     """Where values go that a full disk has no room for."""
 
-    def write(self, place: int, value: float) -> None: ...
+    cells = memoryview(bytearray(8)).cast("d")
 
 
 def _value_class(folder: Path, slot: int) -> type:
@@ -110,11 +109,11 @@ def _value_class(folder: Path, slot: int) -> type:
 
         def inc(self, amount: float) -> None:
             self._value = value = self._value + amount
-            self._file.write(self._place, value)
+            self._file.cells[self._place] = value
 
         def set(self, value: float) -> None:
             self._value = value
-            self._file.write(self._place, value)
+            self._file.cells[self._place] = value
 
         def get(self) -> float:
             return self._value
@@ -164,7 +163,7 @@ def count(folder: Path, family: str, labels: Mapping[str, str], text: str) -> No
     file = _File(folder / "counter_master.db")
     key = mmap_key(family, f"{family}_total", list(labels), list(labels.values()), text)
     place = file.place(key)
-    file.write(place, file.read_value(key)[0] + 1)  # type: ignore[no-untyped-call]
+    file.cells[place] = file.read_value(key)[0] + 1  # type: ignore[no-untyped-call]
     file.close()
 
 

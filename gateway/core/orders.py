@@ -119,7 +119,8 @@ def _model(given: object, *, settings: Settings, team: Team, endpoint: Endpoint)
 def _order(
     given: Mapping[str, object], *, model: Model, team: Team, endpoint: Endpoint, max_prompt_chars: int
 ) -> Order:
-    given = {name: value for name, value in given.items() if name not in model.ignore}
+    if model.ignore:
+        given = {name: value for name, value in given.items() if name not in model.ignore}
     documented = DOCUMENTED[endpoint]
     _refuse_unknown(given, documented=documented, model=model, place=_PLACE[endpoint])
     return Order(
@@ -133,7 +134,7 @@ def _order(
             *(
                 (name, choice(name, given[name], CHOICES[name]))
                 for name in documented
-                if name in CHOICES.keys() & given
+                if name in CHOICES and name in given
             ),
             *(
                 (name, typed(name, given[name], kind))
@@ -145,10 +146,9 @@ def _order(
 
 
 def _refuse_unknown(given: Collection[str], *, documented: tuple[str, ...], model: Model, place: str) -> None:
-    known = {*documented, *model.parameters}
     for name in given:
-        if name not in known:
-            raise unknown(name, known, place=place)
+        if name not in documented and name not in model.parameters:
+            raise unknown(name, {*documented, *model.parameters}, place=place)
 
 
 def _prompt(given: object, *, most: int) -> str:

@@ -3,7 +3,6 @@
 Durations stand in the form that OpenAI's headers have (``6m0s``), money in dollars with up to six decimals.
 """
 
-from collections.abc import Iterable
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
@@ -30,12 +29,19 @@ _SPAN = {
 _NOUN = {Unit.IMAGES: "images", Unit.REQUESTS: "requests", Unit.CONCURRENT: "requests in flight"}
 _ONE = {Unit.IMAGES: "image", Unit.REQUESTS: "request", Unit.CONCURRENT: "request in flight"}
 
+#: The names of its limit, what remains of it, when it is empty again, and its rule.
+_LIMIT_HEADERS = {
+    unit: tuple(f"x-ratelimit-{fact}-{unit}".encode() for fact in ("limit", "remaining", "reset", "rule"))
+    for unit in (Unit.IMAGES, Unit.REQUESTS, Unit.USD)
+}
+
 
 def dollars(micro: int) -> str:
     """Micro-dollars as dollars: at least two decimals, no more than are needed."""
-    text = f"{micro // MICRO}.{micro % MICRO:06d}"
-    whole, decimals = text.split(".")
-    return f"{whole}.{decimals.rstrip('0').ljust(2, '0')}"
+    whole, rest = divmod(micro, MICRO)
+    if rest % 10_000 == 0:
+        return f"{whole}.{rest // 10_000:02d}"
+    return f"{whole}.{rest:06d}".rstrip("0")
 
 
 def duration(seconds: float) -> str:
@@ -168,7 +174,7 @@ def _advice(state: RuleState, now: float, *, short: bool) -> dict[str, str]:
     return retry_headers(after, worth=short)
 
 
-def limit_headers(verdict: Verdict, settlement: Settlement | None) -> Iterable[tuple[str, str]]:
+def limit_headers(verdict: Verdict, settlement: Settlement | None) -> list[tuple[bytes, bytes]]:
     """``x-ratelimit-*`` for images, requests and usd: of each, the enforced rule with the least remaining.
 
     settlement: what the order came to in the end, or None while it stands as reserved or was refused.
@@ -176,19 +182,26 @@ def limit_headers(verdict: Verdict, settlement: Settlement | None) -> Iterable[t
     final = {}
     if settlement is not None:
         final = {Unit.IMAGES: settlement.images, Unit.USD: settlement.cost, Unit.REQUESTS: settlement.requests}
-    for unit in (Unit.IMAGES, Unit.REQUESTS, Unit.USD):
-        states = [s for s in verdict.states if s.rule.unit is unit and s.rule.mode == "enforce"]
-        if not states:
+    tightest: dict[Unit, RuleState] = {}
+    for state in verdict.states:
+        unit = state.rule.unit
+        if unit in _LIMIT_HEADERS and state.rule.mode == "enforce":
+            known = tightest.get(unit)
+            if known is None or state.remaining < known.remaining:
+                tightest[unit] = state
+    headers = []
+    for unit, (limit, remaining, reset, rule) in _LIMIT_HEADERS.items():
+        tight = tightest.get(unit)
+        if tight is None:
             continue
-        state = min(states, key=lambda s: s.remaining)
-        used = state.used - (state.amount - final[unit] if unit in final else 0)
-        remaining = max(0, state.limit - used)
-        yield f"x-ratelimit-limit-{unit}", _header_number(unit, state.limit)
-        yield f"x-ratelimit-remaining-{unit}", _header_number(unit, remaining)
-        if state.resets_at is not None:
-            yield f"x-ratelimit-reset-{unit}", duration(state.resets_at - verdict.now)
-        yield f"x-ratelimit-rule-{unit}", state.rule.name
+        used = tight.used - (tight.amount - final[unit] if unit in final else 0)
+        headers.append((limit, _header_number(unit, tight.limit)))
+        headers.append((remaining, _header_number(unit, max(0, tight.limit - used))))
+        if tight.resets_at is not None:
+            headers.append((reset, duration(tight.resets_at - verdict.now).encode()))
+        headers.append((rule, tight.rule.name.encode()))
+    return headers
 
 
-def _header_number(unit: Unit, amount: int) -> str:
-    return dollars(amount) if unit is Unit.USD else str(amount)
+def _header_number(unit: Unit, amount: int) -> bytes:
+    return dollars(amount).encode() if unit is Unit.USD else b"%d" % amount

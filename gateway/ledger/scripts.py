@@ -185,21 +185,21 @@ def named(prefix: str, kind: str, name: str) -> str:
 
 def verdict(charges: Sequence[Charge], answer: Sequence[int]) -> Verdict:
     """Read what admit.lua, reserve.lua and usage.lua give for statuses 0, 1 and 2."""
-    states = []
-    for i, charge in enumerate(charges):
-        used, limit, reset, fit, refused = answer[2 + 5 * i : 7 + 5 * i]
-        states.append(
-            RuleState(
-                rule=charge.rule,
-                amount=charge.amount,
-                used=used,
-                limit=limit,
-                resets_at=_seconds(reset),
-                fits_at=_seconds(fit),
-                refused=refused == 1,
-            )
+    end = 2 + 5 * len(charges)
+    facts = iter(answer[2:end])
+    states = [
+        RuleState(
+            charge.rule,
+            charge.amount,
+            used,
+            limit,
+            None if reset < 0 else reset / 1000,
+            None if fit < 0 else fit / 1000,
+            refused == 1,
         )
-    told = answer[2 + 5 * len(charges) :]
+        for charge, used, limit, reset, fit, refused in zip(charges, facts, facts, facts, facts, facts, strict=True)
+    ]
+    told = answer[end:]
     passed = tuple((states[rule - 1], percent) for rule, percent in zip(told[::2], told[1::2], strict=True))
     return Verdict(admitted=answer[0] in (1, 2), now=answer[1] / 1000, states=tuple(states), passed=passed)
 
@@ -207,7 +207,3 @@ def verdict(charges: Sequence[Charge], answer: Sequence[int]) -> Verdict:
 def look(rules: Sequence[Rule]) -> list[Charge]:
     """Charges of nothing, to ask how rules stand."""
     return [Charge(rule, 0) for rule in rules]
-
-
-def _seconds(ms: int) -> float | None:
-    return None if ms < 0 else ms / 1000

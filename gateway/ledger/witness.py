@@ -80,8 +80,7 @@ class Witness:
         return b'{"by":["%b",%d,%d,%d,%d,%d],%b' % (self._worker, *by, argument[1:]), number
 
     def acknowledged(self, number: int) -> None:
-        if number > self._acknowledged:
-            self._acknowledged = number
+        self._acknowledged = max(self._acknowledged, number)
 
     def told(self, epoch: int, lost: int) -> int:
         """What a beat brought; how many losses are new. What was acknowledged before one says nothing of the store."""

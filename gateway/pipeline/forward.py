@@ -69,7 +69,7 @@ class Forward:
                     self.spools = exchange.settings.upstream.edit_framing == "auto"
                 await _Answer(exchange, scope, send, response).pass_on()
             finally:
-                await response.aclose()
+                await _stream(response).aclose()  # the response has nothing else to close
         finally:
             if exchange.upstream_began:
                 exchange.upstream_seconds = time.monotonic() - exchange.upstream_began
@@ -91,6 +91,13 @@ class Forward:
                 return await upstream.send(request, progress)
         request = upstream.request("edits", account, _pieces(first, receive), content_type=kind)
         return await upstream.send(request, progress)
+
+
+def _stream(response: httpx.Response) -> httpx.AsyncByteStream:
+    stream = response.stream
+    if not isinstance(stream, httpx.AsyncByteStream):
+        raise TypeError("the transport gives asynchronous streams")
+    return stream
 
 
 def _account(exchange: Exchange) -> Account:
@@ -138,7 +145,7 @@ class _Answer:
             raise await self._refusal()
         if not self._exchange.released:
             raise outcomes.premature()
-        pieces = aiter(self._stream())
+        pieces = aiter(_stream(self._response))
         head: list[bytes] = []
         size = 0
         async for piece in pieces:
@@ -162,7 +169,7 @@ class _Answer:
     async def _refusal(self) -> Exception:
         body = b""
         try:
-            async for piece in self._stream():
+            async for piece in _stream(self._response):
                 body += piece
                 if len(body) > _WHOLE:
                     break
@@ -217,9 +224,3 @@ class _Answer:
         """The client reads too slowly. What is being sent to it returns, for it has left."""
         self._client_reads = False
         self._scope["extensions"]["gateway.abort"]()
-
-    def _stream(self) -> httpx.AsyncByteStream:
-        stream = self._response.stream
-        if not isinstance(stream, httpx.AsyncByteStream):
-            raise TypeError("the transport gives asynchronous streams")
-        return stream

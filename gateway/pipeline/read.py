@@ -8,6 +8,7 @@ cases the last message that the steps inside receive is empty, and the order sta
 import hashlib
 import time
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from secrets import token_hex
 from typing import Protocol, cast
 
@@ -34,12 +35,17 @@ class Read:
         exchange = exchanges.of(scope)
         _check_encoding(exchange)
         source = _Source(exchange, receive, wake=scope["extensions"]["gateway.wake"])
-        reading = _json(exchange, source) if exchange.endpoint == "generations" else _form(exchange, source)
         try:
-            await self.app(scope, reading.__anext__, send)
+            if exchange.endpoint == "generations":
+                await self.app(scope, _json(exchange, source), send)
+                return
+            reading = _form(exchange, source)
+            try:
+                await self.app(scope, reading.__anext__, send)
+            finally:
+                await reading.aclose()
         finally:
             source.close()
-            await reading.aclose()
 
 
 class _Source:
@@ -95,7 +101,7 @@ def _check_encoding(exchange: Exchange) -> None:
         raise UnsupportedMediaType("The body is sent as it is: no Content-Encoding is taken.")
 
 
-def _json(exchange: Exchange, source: _Source) -> AsyncGenerator[Message, None]:
+def _json(exchange: Exchange, source: _Source) -> Receive:
     """Check what the head says; then the reading of the body."""
     limit = exchange.settings.limits.max_json_size
     kind, _, rest = (_only(exchange, b"content-type") or b"").partition(b";")
@@ -104,14 +110,15 @@ def _json(exchange: Exchange, source: _Source) -> AsyncGenerator[Message, None]:
         raise UnsupportedMediaType("A generation is sent as application/json in UTF-8.")
     if (framing.content_length(exchange.headers) or 0) > limit:
         raise _too_large_json(limit)
-    return _read_json(exchange, source, limit)
+    return partial(_read_json, exchange, source, limit)
 
 
 def _too_large_json(limit: int) -> RequestTooLarge:
     return RequestTooLarge(f"The request's JSON is larger than {limit} bytes.")
 
 
-async def _read_json(exchange: Exchange, source: _Source, limit: int) -> AsyncGenerator[Message, None]:
+async def _read_json(exchange: Exchange, source: _Source, limit: int) -> Message:
+    """All of it, and then the empty message that ends it."""
     pieces: list[bytes] = []
     size = 0
     while source.more:
@@ -123,7 +130,7 @@ async def _read_json(exchange: Exchange, source: _Source, limit: int) -> AsyncGe
     body = jsonbody.decode(b"".join(pieces))
     team = exchange.known()
     _take(exchange, orders.from_json(body, settings=exchange.settings, team=team, endpoint="generations"))
-    yield _message(b"", more=False)
+    return _message(b"", more=False)
 
 
 def _form(exchange: Exchange, source: _Source) -> AsyncGenerator[Message, None]:

@@ -46,9 +46,7 @@ class _Guard:
         self.step, self.exchange, self.scope = step, exchange, scope
         self._receive, self._send = receive, send
         self.asked = False
-        self.more_body = framing.content_length(_plain(scope["headers"])) not in (None, 0) or any(
-            name == b"transfer-encoding" for name, _ in scope["headers"]
-        )
+        self.more_body = any(_says_body(name, value) for name, value in scope["headers"])
         self.started = False
         self.ended = False
 
@@ -100,7 +98,7 @@ class _Guard:
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         headers += [(name.encode(), value.encode("latin-1", "replace")) for name, value in error.headers.items()]
         if exchange.verdict is not None:
-            headers += [(k.encode(), v.encode()) for k, v in limit_headers(exchange.verdict, exchange.settlement)]
+            headers += limit_headers(exchange.verdict, exchange.settlement)
         if close:
             headers.append((b"connection", b"close"))
         await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
@@ -155,9 +153,9 @@ def _check_path(scope: Scope, exchange: Exchange) -> None:
         raise UnknownUrl(f"There is nothing at {shown(path)}.")
 
 
-def _plain(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Only lengths that are numbers: the head has not been checked yet."""
-    return [(name, value) for name, value in headers if name != b"content-length" or value.isdigit()]
+def _says_body(name: bytes, value: bytes) -> bool:
+    """Whether a header announces bytes. By a length that is no number none are: the head has not been checked yet."""
+    return name == b"transfer-encoding" or (name == b"content-length" and value.isdigit() and value.strip(b"0") != b"")
 
 
 def _told(error: GatewayError, exchange: Exchange) -> dict[str, object]:

@@ -62,7 +62,7 @@ class _Ending:
         cost = exchange.settlement.cost if exchange.settlement is not None else exchange.cost
         headers = [(b"x-gateway-cost-usd", dollars(cost).encode())]
         if exchange.verdict is not None:
-            headers += [(k.encode(), v.encode()) for k, v in limit_headers(exchange.verdict, exchange.settlement)]
+            headers += limit_headers(exchange.verdict, exchange.settlement)
         return headers
 
     async def _end_failed(self, error: BaseException) -> None:

@@ -217,7 +217,8 @@ def test_a_full_account_is_no_quota_of_the_teams() -> None:
 
 
 def headers(*states: RuleState, end: object = None) -> dict[str, str]:
-    return dict(limit_headers(Verdict(admitted=True, now=NOW, states=states), end))  # type: ignore[arg-type]
+    told = limit_headers(Verdict(admitted=True, now=NOW, states=states), end)  # type: ignore[arg-type]
+    return {name.decode(): value.decode() for name, value in told}
 
 
 def test_of_each_unit_the_rule_with_least_remaining_is_told() -> None:
