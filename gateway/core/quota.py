@@ -64,6 +64,7 @@ class Rule:
     wait: float = 0.0
     grants: tuple[Grant, ...] = ()
     counter: str = field(init=False)
+    narrow: bool = field(init=False, compare=False)  #: whether it binds some orders only
 
     def __post_init__(self) -> None:
         narrowing = "".join(
@@ -80,6 +81,7 @@ class Rule:
         calendar = self.per in (Per.DAY, Per.WEEK, Per.MONTH)
         zone = self.zone if calendar else "-"
         object.__setattr__(self, "counter", f"{self.scope}|{self.unit}|{self.per or 'now'}|{zone}{narrowing}")
+        object.__setattr__(self, "narrow", narrowing != "")
 
     def binds(self, *, endpoint: str, model: str, size: str, quality: str) -> bool:
         """Whether an order of these falls under the rule."""
@@ -91,7 +93,10 @@ class Rule:
         )
 
 
-@dataclass(frozen=True, slots=True)
+# Of these a request makes as many as it has rules. Frozen ones would take three times as long to make.
+
+
+@dataclass(slots=True)
 class Charge:
     """What one request takes from one rule: images, requests, a slot, or micro-dollars."""
 
@@ -99,7 +104,7 @@ class Charge:
     amount: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RuleState:
     """A rule as the store saw it in one decision. Times are unix seconds.
 
@@ -172,5 +177,5 @@ def charges(
     return tuple(
         Charge(rule, amounts[rule.unit])
         for rule in rules
-        if rule.binds(endpoint=endpoint, model=model, size=size, quality=quality)
+        if not rule.narrow or rule.binds(endpoint=endpoint, model=model, size=size, quality=quality)
     )

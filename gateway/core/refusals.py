@@ -4,6 +4,7 @@ Durations stand in the form that OpenAI's headers have (``6m0s``), money in doll
 """
 
 from datetime import datetime
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from gateway.core.errors import GatewayError, InsufficientQuota, Overloaded, QuotaExceeded, RateLimitExceeded
@@ -46,7 +47,11 @@ def dollars(micro: int) -> str:
 
 def duration(seconds: float) -> str:
     """``1s``, ``6m0s``, ``23h59m1s``: rounded up to whole seconds."""
-    left = max(0, -int(-seconds // 1))
+    return _duration(max(0, -int(-seconds // 1)))
+
+
+@lru_cache(maxsize=4096)
+def _duration(left: int) -> str:
     hours, rest = divmod(left, 3600)
     minutes, rest = divmod(rest, 60)
     if hours:
@@ -190,6 +195,7 @@ def limit_headers(verdict: Verdict, settlement: Settlement | None) -> list[tuple
             if known is None or state.remaining < known.remaining:
                 tightest[unit] = state
     headers = []
+    now = verdict.now
     for unit, (limit, remaining, reset, rule) in _LIMIT_HEADERS.items():
         tight = tightest.get(unit)
         if tight is None:
@@ -198,10 +204,11 @@ def limit_headers(verdict: Verdict, settlement: Settlement | None) -> list[tuple
         headers.append((limit, _header_number(unit, tight.limit)))
         headers.append((remaining, _header_number(unit, max(0, tight.limit - used))))
         if tight.resets_at is not None:
-            headers.append((reset, duration(tight.resets_at - verdict.now).encode()))
+            headers.append((reset, duration(tight.resets_at - now).encode()))
         headers.append((rule, tight.rule.name.encode()))
     return headers
 
 
+@lru_cache(maxsize=4096)
 def _header_number(unit: Unit, amount: int) -> bytes:
     return dollars(amount).encode() if unit is Unit.USD else b"%d" % amount

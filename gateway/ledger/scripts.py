@@ -31,6 +31,8 @@ LEASE = 30_000  #: ms that a slot is held without renewal
 
 IDEMPOTENT, CUT = "i", "c"  #: kinds of keys beside the counters': of an Idempotency-Key, of a cut answer
 
+_BOUNDS = {"slot": (), "all": (), "roll": ("len",), "cal": ("s", "e", "f")}  #: of each kind of window, what is told
+
 _SLIDING = {Per.MINUTE: 60_000, Per.HOUR: 3_600_000}
 
 
@@ -74,34 +76,42 @@ def keys(namespace: str) -> tuple[str, ...]:
     return tuple(f"{{{namespace}}}:{name}" for name in names)
 
 
-def counter(rule: Rule, calendar: Calendar, now: int) -> dict[str, object]:
+def counter(rule: Rule, calendar: Calendar, now: int) -> orjson.Fragment:
     """A rule's counter as common.lua's `read` takes it. now: unix ms on the store's clock."""
-    base: dict[str, object] = {"k": rule.counter, "u": rule.unit.value}
     if rule.unit is Unit.CONCURRENT:
-        return base | {"w": "slot"}
+        return _counter(rule.counter, rule.unit, "slot")
     if rule.per is None or rule.per is Per.TOTAL:
-        return base | {"w": "all"}
+        return _counter(rule.counter, rule.unit, "all")
     length = _SLIDING.get(rule.per)
     if length is not None:
-        return base | {"w": "roll", "len": length}
+        return _counter(rule.counter, rule.unit, "roll", length)
     bounds = calendar.bounds(rule.per, rule.zone, now)
-    return base | {"w": "cal", "s": bounds.start, "e": bounds.end, "f": bounds.following}
+    return _counter(rule.counter, rule.unit, "cal", bounds.start, bounds.end, bounds.following)
+
+
+@lru_cache(maxsize=8192)
+def _counter(name: str, unit: Unit, window: str, *bounds: int) -> orjson.Fragment:
+    """In JSON, for it stays the same for as long as its window."""
+    named = dict(zip(_BOUNDS[window], bounds, strict=True))
+    return orjson.Fragment(dumps({"k": name, "u": unit.value, "w": window, **named}))
 
 
 def counters_and_rules(charges: Sequence[Charge], calendar: Calendar, now: int) -> dict[str, object]:
     """What is asked of rules, as rules.lua takes it. now: unix ms on the store's clock."""
     place: dict[str, int] = {}
-    counters: list[dict[str, object]] = []
+    counters: list[orjson.Fragment] = []
     rules: list[list[object]] = []
     for charge in charges:
         rule = charge.rule
-        if rule.counter not in place:
+        at = place.get(rule.counter)
+        if at is None:
             counters.append(counter(rule, calendar, now))
-            place[rule.counter] = len(counters)
+            at = place[rule.counter] = len(counters)
         grants = [[g.amount, -1 if g.until is None else int(g.until * 1000)] for g in rule.grants]
-        enforced = 1 if rule.mode == "enforce" else 0
-        asked = [place[rule.counter], rule.limit, enforced, grants, charge.amount]
-        rules.append([*asked, rule.warn_at] if rule.warn_at else asked)
+        asked: list[object] = [at, rule.limit, 1 if rule.mode == "enforce" else 0, grants, charge.amount]
+        if rule.warn_at:
+            asked.append(rule.warn_at)
+        rules.append(asked)
     return {"counters": counters, "rules": rules}
 
 
