@@ -104,9 +104,9 @@ def build_app(parts: Parts) -> ASGIApp:
     return partial(_open, {route.path for route in checks}, Router(routes=checks, redirect_slashes=False), gateway)
 
 
-async def _open(paths: set[str], health_checks: ASGIApp, gateway: ASGIApp, scope: Scope, *io: Any) -> None:
+def _open(paths: set[str], health_checks: ASGIApp, gateway: ASGIApp, scope: Scope, *io: Any) -> Awaitable[None]:
     """Health checks to theirs, all else to the gateway, as are other methods on those paths."""
-    await (health_checks if _is_check(paths, scope) else gateway)(scope, *io)
+    return (health_checks if _is_check(paths, scope) else gateway)(scope, *io)
 
 
 def _is_check(paths: set[str], scope: Scope) -> bool:

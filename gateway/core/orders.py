@@ -133,12 +133,12 @@ def _order(
             ("prompt", _prompt(given.get("prompt"), most=max_prompt_chars)),
             *(
                 (name, choice(name, given[name], CHOICES[name]))
-                for name in documented
-                if name in CHOICES and name in given
+                for name in CHOICES
+                if name in given and name in documented
             ),
             *(
                 (name, typed(name, given[name], kind))
-                for name, kind in sorted(model.parameters.items())
+                for name, kind in (sorted(model.parameters.items()) if model.parameters else ())
                 if name in given and name not in documented
             ),
         ),

@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway import exchange as exchanges
 from gateway.core import keys
+from gateway.core.catalog import Key, Settings
 from gateway.core.errors import EndpointNotAllowed, Overloaded, TeamSuspended
 from gateway.exchange import Exchange
 from gateway.tokens import Tokens
@@ -33,7 +34,13 @@ class Authenticate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = exchanges.of(scope)
-        await self._recognize(exchange, self.clock())
+        now = self.clock()
+        secret = keys.from_headers(exchange.headers, message=_REFUSED)
+        if _may_be_token(secret, exchange.settings):
+            key = await self.tokens.identify(secret, exchange.settings, now, message=_REFUSED)
+        else:
+            key = keys.find(secret, exchange.settings.keys, now, message=_REFUSED)
+        _recognize(exchange, key)
         if exchange.endpoint == "other":
             await self.app(scope, receive, send)
             return
@@ -45,17 +52,17 @@ class Authenticate:
         finally:
             self.room.inflight -= 1
 
-    async def _recognize(self, exchange: Exchange, now: float) -> None:
-        secret = keys.from_headers(exchange.headers, message=_REFUSED)
-        known = exchange.settings.keys
-        if exchange.settings.jwt_issuers and secret.count(".") == 2 and keys.digest(secret) not in known:
-            key = await self.tokens.identify(secret, exchange.settings, now, message=_REFUSED)
-        else:
-            key = keys.find(secret, known, now, message=_REFUSED)
-        team = exchange.settings.teams[key.team]
-        exchange.key, exchange.team = key, team
-        if team.suspended is not None:
-            raise TeamSuspended(f"Team {team.id} is suspended: {team.suspended}.")
-        if exchange.endpoint != "other" and team.endpoints is not None and exchange.endpoint not in team.endpoints:
-            allowed = ", ".join(sorted(team.endpoints))
-            raise EndpointNotAllowed(f"Team {team.id} may not use {exchange.endpoint}; it may use: {allowed}.")
+
+def _may_be_token(secret: str, settings: Settings) -> bool:
+    """Whether it looks like a JWT and is none of the keys, which may look like anything."""
+    return bool(settings.jwt_issuers) and secret.count(".") == 2 and keys.digest(secret) not in settings.keys
+
+
+def _recognize(exchange: Exchange, key: Key) -> None:
+    team = exchange.settings.teams[key.team]
+    exchange.key, exchange.team = key, team
+    if team.suspended is not None:
+        raise TeamSuspended(f"Team {team.id} is suspended: {team.suspended}.")
+    if exchange.endpoint != "other" and team.endpoints is not None and exchange.endpoint not in team.endpoints:
+        allowed = ", ".join(sorted(team.endpoints))
+        raise EndpointNotAllowed(f"Team {team.id} may not use {exchange.endpoint}; it may use: {allowed}.")

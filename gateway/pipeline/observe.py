@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -59,7 +59,7 @@ class Observe:
             exchange.bytes_in += len(message.get("body", b""))
             return message
 
-        async def marked(message: Message) -> None:
+        def marked(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
                 own = [(b"x-request-id", exchange.id.encode()), (b"cache-control", b"no-store")]
@@ -71,7 +71,7 @@ class Observe:
                 message = {**message, "headers": [*message.get("headers", ()), *own]}
             else:
                 exchange.bytes_out += len(message.get("body", b""))
-            await send(message)
+            return send(message)
 
         try:
             await self.app(exchanges.bind(scope, exchange), counted, marked)

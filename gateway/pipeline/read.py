@@ -104,13 +104,18 @@ def _check_encoding(exchange: Exchange) -> None:
 def _json(exchange: Exchange, source: _Source) -> Receive:
     """Check what the head says; then the reading of the body."""
     limit = exchange.settings.limits.max_json_size
-    kind, _, rest = (_only(exchange, b"content-type") or b"").partition(b";")
-    charset = rest.strip().lower().replace(b'"', b"")
-    if kind.strip().lower() != b"application/json" or charset not in (b"", b"charset=utf-8"):
+    content_type = _only(exchange, b"content-type") or b""
+    if content_type != b"application/json" and not _is_json(content_type):
         raise UnsupportedMediaType("A generation is sent as application/json in UTF-8.")
     if (framing.content_length(exchange.headers) or 0) > limit:
         raise _too_large_json(limit)
     return partial(_read_json, exchange, source, limit)
+
+
+def _is_json(content_type: bytes) -> bool:
+    kind, _, rest = content_type.partition(b";")
+    charset = rest.strip().lower().replace(b'"', b"")
+    return kind.strip().lower() == b"application/json" and charset in (b"", b"charset=utf-8")
 
 
 def _too_large_json(limit: int) -> RequestTooLarge:

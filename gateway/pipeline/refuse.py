@@ -6,7 +6,7 @@ read on, so that a client which only looks when it has written all still sees th
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -73,12 +73,12 @@ class _Guard:
         self.more_body = message.get("more_body", False)
         return message
 
-    async def send(self, message: Message) -> None:
+    def send(self, message: Message) -> Awaitable[None]:
         if message["type"] == "http.response.start":
             self.started = True
         else:
             self.ended = not message.get("more_body", False)
-        await self._send(message)
+        return self._send(message)
 
     async def answer(self, error: GatewayError) -> None:
         exchange = self.exchange
