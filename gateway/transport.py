@@ -302,13 +302,15 @@ def _outgoing(request: httpx.Request) -> _Outgoing:
     if not isinstance(request.stream, httpx.AsyncByteStream):
         raise InternalError("The request's stream cannot be read asynchronously.")
     url, extensions = request.url, request.extensions
-    # Of one account's requests only the last header differs: its length.
-    *same, last = request.headers.raw
-    begun, length = _begun(request.method, url.raw_path, tuple(same))
-    line, length = _header(*last, length)
+    # Of one account's requests only the last two headers differ: what the body is, and its length.
+    headers = request.headers.raw
+    head, length = _lines(request.method, url.raw_path, tuple(headers[:-2]))
+    for name, value in headers[-2:]:
+        line, length = _header(name, value, length)
+        head += line
     return _Outgoing(
         origin=_origin(url.scheme, url.raw_host, url.port),
-        head=b"%b%b\r\n" % (begun, line),
+        head=head + b"\r\n",
         length=length,
         stream=request.stream,
         progress=extensions.get("progress") or Progress(),
@@ -317,8 +319,8 @@ def _outgoing(request: httpx.Request) -> _Outgoing:
 
 
 @lru_cache(maxsize=64)
-def _begun(method: str, target: bytes, headers: tuple[tuple[bytes, bytes], ...]) -> tuple[bytes, int | None]:
-    """The head's lines up to these headers, and the body's length by them."""
+def _lines(method: str, target: bytes, headers: tuple[tuple[bytes, bytes], ...]) -> tuple[bytes, int | None]:
+    """The first lines of a head, and the body's length by them."""
     lines = [b"%b %b HTTP/1.1\r\n" % (method.encode("ascii"), target)]
     length: int | None = 0
     for name, value in headers:

@@ -14,8 +14,6 @@ from gateway.core import catalog
 from gateway.core.orders import Endpoint
 from gateway.transport import Transport
 
-_JSON = "application/json"
-
 WRITE_STALL_LIMIT = 30.0  # seconds: an upload that the upstream does not read holds a slot and a client
 
 
@@ -36,7 +34,7 @@ class Upstream:
             "total": settings.total_timeout,
         }
         self._transport = transport
-        self._headers = {account.name: self._headers_of(account, _JSON) for account in settings.accounts}
+        self._headers = {account.name: self._headers_for(account) for account in settings.accounts}
 
     def request(
         self,
@@ -52,10 +50,9 @@ class Upstream:
         body: bytes go up with their length and may be sent again on a dead connection; an iterable goes up once, with
         `length` bytes where that is known and chunked where it is not, ended by a `gateway.transport.Closing`.
         """
-        kept = self._headers.get(account.name) if content_type == _JSON else None
-        headers = kept if kept is not None else self._headers_of(account, content_type)
         stream = httpx.ByteStream(body) if isinstance(body, bytes) else _Streamed(body)
-        request = httpx.Request("POST", self._urls[endpoint], headers=headers, stream=stream)
+        request = httpx.Request("POST", self._urls[endpoint], headers=self._headers[account.name], stream=stream)
+        request.headers["Content-Type"] = content_type
         if isinstance(body, bytes):
             length = len(body)
         if length is None:
@@ -64,12 +61,12 @@ class Upstream:
             request.headers["Content-Length"] = str(length)
         return request
 
-    def _headers_of(self, account: catalog.Account, content_type: str) -> httpx.Headers:
+    def _headers_for(self, account: catalog.Account) -> httpx.Headers:
+        """What all of an account's requests have in common."""
         return httpx.Headers(
             [
                 (b"Host", self._host),
                 (b"Authorization", b"Bearer " + account.api_key.reveal().encode()),
-                (b"Content-Type", content_type.encode("ascii")),
                 (b"Accept", b"application/json"),
                 (b"Accept-Encoding", b"identity"),
                 (b"User-Agent", b"image-gateway/" + __version__.encode("ascii")),

@@ -65,7 +65,12 @@ _UNSENT = 128 * 1024
 _TRIM = 5.0
 
 #: Looked up once: each look-up makes a library and its types anew, a circle of 3 KB that only the collector ends.
-_malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+_malloc_trim, _mallopt = (getattr(ctypes.CDLL(None), name, None) for name in ("malloc_trim", "mallopt"))
+
+#: Glibc's numbers (malloc.h) for from how many bytes on a piece is mapped by itself, how many may lie free at the
+#: heap's end, and what is set here for both.
+_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
+_KEPT = 32 * 1024 * 1024
 
 #: Bytes of a client's that are read at once. Each read costs a turn of the loop, and is held until it has gone up.
 _INTAKE = 256_000
@@ -211,9 +216,16 @@ def _must_go_on(task: asyncio.Task[None]) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+def _keep_memory() -> None:
+    """What a piece of an upload lay in is there for the next one: new pages are a twentieth of an upload's cost."""
+    if _malloc_trim is not None and _mallopt is not None:
+        _mallopt(_M_MMAP_THRESHOLD, _KEPT)
+        _mallopt(_M_TRIM_THRESHOLD, _KEPT)
+
+
 def _give_memory_back() -> None:
-    """Glibc would keep what many slow clients once held. To map each large piece by itself (mallopt) gives it back at
-    once, but the next piece then pays for new pages: a fifth of an upload's cost, a third of a large answer's.
+    """Glibc would keep what many slow clients once held. To map each large piece by itself gives it back at once, but
+    the next piece then pays for new pages: a fifth of an upload's cost, a third of a large answer's.
     """
     if _malloc_trim is not None:
         _malloc_trim(0)
@@ -257,6 +269,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # the package carries no typ
             server = _Server(self._config(parts, folder), parts.readiness)
             loop = asyncio.get_running_loop()
             logs.keep_words_in(loop)
+            _keep_memory()
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
                 loop.add_signal_handler(number, server.leave)
             gc.collect()

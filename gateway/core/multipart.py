@@ -172,10 +172,10 @@ class FormReader:
             raise ParameterError("Several images are named image[], each of them.", param="image")
 
     def _check_text(self, content_type: str) -> None:
-        name = self._name
-        if folded(name) in FILES:
+        name, meant = self._name, folded(self._name)
+        if meant in FILES:
             raise ParameterError(f"{named(name)} must be a file with a file name; it came as text.", param=named(name))
-        if folded(name) == "_charset_":
+        if meant == "_charset_":
             raise UnknownParameter("_charset_ is not taken: texts are UTF-8.", param="_charset_")
         self._check_first(name)
         if not _TEXT_TYPE.fullmatch(content_type):
@@ -183,10 +183,11 @@ class FormReader:
             raise ParameterError(f"{param} must be text/plain in UTF-8; got {shown(content_type)}.", param=param)
 
     def _check_first(self, name: str) -> None:
-        if folded(name) in self._seen:
+        meant = folded(name)
+        if meant in self._seen:
             param = named(name)
             raise DuplicateParameter(f'The parameter "{param}" is given twice.', param=param)
-        self._seen.add(folded(name))
+        self._seen.add(meant)
 
     def _data(self, data: bytes) -> Iterator[Event]:
         self._size += len(data)

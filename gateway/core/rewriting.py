@@ -6,6 +6,7 @@ its texts come after them, in one piece with the closing delimiter.
 """
 
 import json
+from functools import lru_cache
 
 import orjson
 
@@ -78,6 +79,7 @@ class FormWriter:
         return b"%s\r\nContent-Disposition: form-data; name=%s\r\n\r\n%s\r\n" % (self._delimiter, _quoted(name), raw)
 
 
+@lru_cache(maxsize=256)
 def _quoted(name: str) -> bytes:
     """A parameter of a part header. Names come from the API document and the config, never from a client."""
     if not name.isascii() or not name.isprintable() or '"' in name or "\\" in name:

@@ -9,15 +9,16 @@ request waits for one in the order of arrival, until its client leaves.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import exchange as exchanges
 from gateway.accounts import Accounts
-from gateway.core.catalog import Account
+from gateway.core.catalog import Account, Settings, Team
 from gateway.core.errors import ClientGone, StoreUnavailable
+from gateway.core.orders import Order
 from gateway.core.pricing import cheapest, price
 from gateway.core.quota import Charge, Rule, Unit, Verdict, charges
 from gateway.core.refusals import quota_error
@@ -44,6 +45,17 @@ class Reserve:
         self.accounts = accounts
         self.decided = decided
         self.lines = Lines()
+        self._looks: dict[tuple[str, str], _Look] = {}  # of one config
+        self._looks_of: Settings | None = None
+
+    def look(self, settings: Settings, team: Team, account: Account) -> "_Look":
+        """What is asked before an edit's first byte: the same for all of a team's, until the config changes."""
+        if self._looks_of is not settings:
+            self._looks_of, self._looks = settings, {}
+        known = self._looks.get((team.id, account.name))
+        if known is None:
+            known = self._looks[team.id, account.name] = _look(settings, team, account)
+        return known
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = exchanges.of(scope)
@@ -63,6 +75,46 @@ class Reserve:
             taking.release()
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """Charges of all that might be ordered, each once; each order's, by their places; whose states are told."""
+
+    charges: Sequence[Charge]
+    orders: Sequence[Sequence[int]]
+    told: Sequence[int]
+
+
+def _look(settings: Settings, team: Team, account: Account) -> _Look:
+    place: dict[tuple[int, int], int] = {}
+    asked: list[Charge] = []
+    orders: list[list[int]] = []
+    for order in cheapest(settings, team, "edits"):
+        cost = price(order, settings.models[order.model])
+        taken = _charges(order, cost, settings=settings, team=team, account=account)
+        known = [(id(charge.rule), charge.amount) for charge in taken]  # rules compare by ten fields
+        asked += [charge for charge, name in zip(taken, known, strict=True) if name not in place]
+        for name in known:
+            place.setdefault(name, len(place))
+        orders.append([place[name] for name in known])
+    slots = {i for i, charge in enumerate(asked) if charge.rule.unit is Unit.CONCURRENT}
+    # Of what might be ordered the cheapest speaks for all: where it does not fit, nothing does.
+    return _Look(asked, orders, sorted(slots.union(*orders[:1])))
+
+
+def _charges(order: Order, cost: int | None, *, settings: Settings, team: Team, account: Account) -> tuple[Charge, ...]:
+    """By the team's rules, the organization's, and the account's cap over all hosts."""
+    rules = (*team.rules, *settings.organization, _cap(account.name, account.max_concurrent))
+    return charges(
+        rules,
+        endpoint=order.endpoint,
+        model=order.model,
+        size=order.size,
+        quality=order.quality,
+        n=order.n,
+        cost=cost,
+    )
+
+
 class _Taking:
     """What one request takes: an account, slots, and the rest of its quota."""
 
@@ -72,25 +124,12 @@ class _Taking:
 
     async def admit(self) -> None:
         """Slots, and a look at all that might be ordered."""
-        exchange, settings = self.exchange, self.exchange.settings
+        exchange = self.exchange
 
         async def ask(account: Account) -> Verdict:
-            place: dict[tuple[int, int], int] = {}
-            asked: list[Charge] = []
-            orders: list[list[int]] = []
-            for order in cheapest(settings, self.team, "edits"):
-                cost = price(order, settings.models[order.model])
-                taken = self._charges(account, "edits", order.model, order.size, order.quality, n=1, cost=cost)
-                known = [(id(charge.rule), charge.amount) for charge in taken]  # rules compare by ten fields
-                asked += [charge for charge, name in zip(taken, known, strict=True) if name not in place]
-                for name in known:
-                    place.setdefault(name, len(place))
-                orders.append([place[name] for name in known])
-            verdict = await self.step.ledger.admit(exchange.id, self.team.id, asked, orders)
-            slots = {i for i, charge in enumerate(asked) if charge.rule.unit is Unit.CONCURRENT}
-            # Of what might be ordered the cheapest speaks for all: where it does not fit, nothing does.
-            told = sorted(slots.union(*orders[:1]))
-            return replace(verdict, states=tuple(verdict.states[i] for i in told))
+            look = self.step.look(exchange.settings, self.team, account)
+            verdict = await self.step.ledger.admit(exchange.id, self.team.id, look.charges, look.orders)
+            return replace(verdict, states=tuple(verdict.states[i] for i in look.told))
 
         exchange.admitted = await self._take(ask) is not None
 
@@ -100,9 +139,7 @@ class _Taking:
         order, model = exchange.ordered()
 
         async def ask(account: Account) -> Verdict:
-            taken = self._charges(
-                account, order.endpoint, order.model, order.size, order.quality, n=order.n, cost=price(order, model)
-            )
+            taken = _charges(order, price(order, model), settings=exchange.settings, team=self.team, account=account)
             return await self.step.ledger.reserve(exchange.id, taken, self._booking(account))
 
         verdict = await self._take(ask)
@@ -114,14 +151,6 @@ class _Taking:
         if self.exchange.account is not None:
             self.step.accounts.give_back(self.exchange.account)
         self.step.lines.freed(self.team.id)
-
-    def _charges(
-        self, account: Account, endpoint: str, model: str, size: str, quality: str, *, n: int, cost: int | None
-    ) -> tuple[Charge, ...]:
-        """By the team's rules, the organization's, and the account's cap over all hosts."""
-        cap = _cap(account.name, account.max_concurrent)
-        rules = (*self.team.rules, *self.exchange.settings.organization, cap)
-        return charges(rules, endpoint=endpoint, model=model, size=size, quality=quality, n=n, cost=cost)
 
     def _booking(self, account: Account) -> Booking:
         order, _ = self.exchange.ordered()
