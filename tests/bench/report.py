@@ -59,7 +59,7 @@ def table(scenario: Scenario, connections: Sequence[int], names: Sequence[str], 
                 _time([row.p99 for row in rows], scale),
                 _time(added99, scale) if gateway else "",
                 spread([row.cpu for row in rows], ".0f") if gateway else "",
-                f"{statistics.median(row.store for row in rows):.0f}" if name == "ours" else "",
+                f"{statistics.median(row.store for row in rows):.0f}" if any(row.store for row in rows) else "",
                 f"{statistics.median(row.rss for row in rows):.0f}" if gateway else "",
                 spread(ratios(mine, rows, _rate), ".3g") if name != "ours" else "",
                 spread(ratios(mine, rows, _cpu), ".3g") if peer else "",
@@ -90,6 +90,7 @@ def targets(results: Results, memory: Sequence[Memory]) -> list[str]:
     said = []
     for title, count, peer, least in (
         ("generations", 16, "LiteLLM", 30.0),
+        ("generations", 16, "LiteLLM+limits", 30.0),
         ("edits of 2.1 MB", 16, "nginx", 0.5),
         ("edits of 4 MiB", 16, "nginx", 0.5),
     ):

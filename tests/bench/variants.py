@@ -1,4 +1,6 @@
-"""What is measured side by side: nothing in between, ours, nginx, LiteLLM. Each runs on the measured core alone."""
+"""What is measured side by side: nothing in between, ours, nginx, LiteLLM without and with limits. Each runs on the
+measured core alone.
+"""
 
 import contextlib
 import os
@@ -12,6 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
+import redis
+
+from gateway.ledger.valkey import find_server
 from tests.bench.processes import LOAD_CORE, MEASURED_CORE, Tree, started_on
 from tests.bench.upstream import Upstream, wait_for_port
 from tests.support.running import SECRETS, base_config, free_port, running_gateway
@@ -19,6 +25,16 @@ from tests.support.running import SECRETS, base_config, free_port, running_gatew
 TEAM = "design"
 
 _LITELLM_KEY = "sk-bench-0123456789"
+_LITELLM_AUTH = f"""
+from litellm.proxy._types import UserAPIKeyAuth
+
+
+async def authorize(request, api_key):
+    if api_key != "{_LITELLM_KEY}":
+        raise ValueError("unknown key")
+    return UserAPIKeyAuth(api_key=api_key, team_id="design", rpm_limit=1_000_000_000)
+"""
+_PROVING = 3  #: requests
 _LITELLM_START = 90.0
 _INSTALL_LIMIT = 900
 _START = 20.0
@@ -140,30 +156,92 @@ http {{
 @contextlib.contextmanager
 def litellm(upstream: Upstream) -> Iterator[Variant]:
     """LiteLLM's proxy with a master key and one worker, no database, no limits. Installed once, beside this project."""
+    with tempfile.TemporaryDirectory(prefix="bench-litellm-") as name:
+        config = _litellm_config(upstream, f"general_settings: {{master_key: {_LITELLM_KEY}}}", "telemetry: false")
+        with _litellm(Path(name), config) as (process, port, version):
+            ports = {"generations": port, "edits": port, "answers": port}
+            yield Variant("LiteLLM", ports, _LITELLM_KEY, Tree(process.pid), rests=True, facts=version)
+
+
+@contextlib.contextmanager
+def litellm_with_limits(upstream: Upstream) -> Iterator[Variant]:
+    """The same with what it has of ours without a database: a key by a hook (`custom_auth`), whose requests a minute it
+    counts in a store, which keeps nothing on disk. Generations alone.
+    """
+    with tempfile.TemporaryDirectory(prefix="bench-litellm-") as name, _valkey(Path(name)) as (store, store_port):
+        folder = Path(name)
+        (folder / "bench_auth.py").write_text(_LITELLM_AUTH)
+        config = _litellm_config(
+            upstream,
+            "general_settings: {master_key: sk-bench-master-0123456789, custom_auth: bench_auth.authorize}",
+            # No kind of call is cached: each order is an order.
+            f"telemetry: false, cache: true, cache_params: {{type: redis, host: 127.0.0.1, port: {store_port},"
+            " supported_call_types: []}",
+        )
+        with _litellm(folder, config) as (process, port, _):
+            _prove_limits(upstream, port, store_port)
+            ports = {"generations": port}
+            yield Variant(
+                "LiteLLM+limits", ports, _LITELLM_KEY, Tree(process.pid), Tree(store.pid, store=True), rests=True
+            )
+
+
+def _litellm_config(upstream: Upstream, general: str, settings: str) -> str:
+    return (
+        "model_list:\n  - model_name: dall-e-3\n    litellm_params:\n      model: openai/dall-e-3\n"
+        f"      api_base: {upstream.base_url}\n      api_key: sk-upstream\n"
+        f"    model_info: {{mode: image_generation}}\n{general}\nlitellm_settings: {{{settings}}}\n"
+    )
+
+
+@contextlib.contextmanager
+def _litellm(folder: Path, config: str) -> Iterator[tuple["subprocess.Popen[bytes]", int, str]]:
+    """Its process, port and version."""
     program = _install_litellm()
     port = free_port()
-    with tempfile.TemporaryDirectory(prefix="bench-litellm-") as name:
-        config = Path(name, "config.yaml")
-        config.write_text(
-            "model_list:\n  - model_name: dall-e-3\n    litellm_params:\n      model: openai/dall-e-3\n"
-            f"      api_base: {upstream.base_url}\n      api_key: sk-upstream\n"
-            "    model_info: {mode: image_generation}\n"
-            f"general_settings: {{master_key: {_LITELLM_KEY}}}\n"
-            "litellm_settings: {telemetry: false}\n"
-        )
-        words = [str(program), "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
-        # With its own list of models: it would fetch one over the network otherwise.
-        environ = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
-        with started_on(MEASURED_CORE), Path(name, "log").open("wb") as log:
-            process = subprocess.Popen(words, stdout=log, stderr=log, env=environ, start_new_session=True, cwd=name)
-        try:
-            wait_for_port(port, _LITELLM_START)
-            ports = {"generations": port, "edits": port, "answers": port}
-            yield Variant("LiteLLM", ports, _LITELLM_KEY, Tree(process.pid), rests=True, facts=_version(program))
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    path = folder / "config.yaml"
+    path.write_text(config)
+    words = [str(program), "--config", str(path), "--host", "127.0.0.1", "--port", str(port)]
+    # With its own list of models: it would fetch one over the network otherwise.
+    environ = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
+    with started_on(MEASURED_CORE), (folder / "log").open("wb") as log:
+        process = subprocess.Popen(words, stdout=log, stderr=log, env=environ, start_new_session=True, cwd=folder)
+    try:
+        wait_for_port(port, _LITELLM_START)
+        yield process, port, _version(program)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@contextlib.contextmanager
+def _valkey(folder: Path) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
+    """A store on the load's core, in memory alone; and its port."""
+    port = free_port()
+    words = [str(find_server()), "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--dir", str(folder)]
+    with started_on(LOAD_CORE):
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    try:
+        wait_for_port(port, _START)
+        yield process, port
+    finally:
+        process.terminate()
+        process.wait(_START)
+
+
+def _prove_limits(upstream: Upstream, port: int, store_port: int) -> None:
+    """Each request is counted in the store, and each goes up. Missing if not: it would be another comparison."""
+    seen = upstream.seen().requests
+    for _ in range(_PROVING):
+        body = {"model": "dall-e-3", "prompt": "a lighthouse", "n": 1, "size": "1024x1024"}
+        url, headers = f"http://127.0.0.1:{port}/v1/images/generations", {"Authorization": f"Bearer {_LITELLM_KEY}"}
+        httpx.post(url, json=body, headers=headers, timeout=_START).raise_for_status()
+    with redis.Redis(port=store_port, decode_responses=True) as client:
+        counted = [client.get(key) for key in client.scan_iter("*:requests")]
+    made = upstream.seen().requests - seen
+    if counted != [str(_PROVING)] or made != _PROVING:
+        raise Missing(f"LiteLLM's limits: of {_PROVING} requests {made} went up, the store counts {counted}")
 
 
 def _install_litellm() -> Path:
@@ -201,4 +279,8 @@ def _signal(tree: Tree, number: int) -> None:
             os.kill(pid, number)
 
 
-PEERS: tuple[Callable[[Upstream], contextlib.AbstractContextManager[Variant]], ...] = (nginx, litellm)
+PEERS: tuple[Callable[[Upstream], contextlib.AbstractContextManager[Variant]], ...] = (
+    nginx,
+    litellm,
+    litellm_with_limits,
+)
