@@ -119,9 +119,6 @@ class Protocol(HttpToolsProtocol):
             if self._heard_out > _HEAR_OUT_BYTES:
                 self.transport.abort()
             return
-        # Between two requests only the keep-alive limit runs; with the first byte of a head its own begins.
-        if self._head_deadline is None and (self.cycle is None or self.cycle.response_complete):
-            self._expect_head()
         self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(data)
@@ -129,6 +126,9 @@ class Protocol(HttpToolsProtocol):
             self._pass_over_upgrade(data[upgrade.args[0] :])
         except HttpParserError:
             self.send_400_response("")
+        # Between two requests only the keep-alive limit runs; with the first byte of a head its own begins.
+        if self._head_deadline is None and not self._deaf and (self.cycle is None or self.cycle.response_complete):
+            self._expect_head()
 
     def _pass_over_upgrade(self, rest: bytes | memoryview) -> None:
         """A server may ignore an Upgrade (RFC 9110, 7.8), but the parser ends with the head: another reads the body."""
@@ -153,7 +153,12 @@ class Protocol(HttpToolsProtocol):
         self._head_size = self._chunks = self._body_size = 0
         self._in_head = True
         scope: dict[str, Any] = self.scope  # type: ignore[assignment]  # extensions are ours to name
-        scope["extensions"] = {"gateway.abort": self.abort, "gateway.left": self._left, "gateway.wake": self.wake}
+        scope["extensions"] = {
+            "gateway.abort": self.abort,
+            "gateway.left": self._left,
+            "gateway.wake": self.wake,
+            "gateway.has_arrived": self.has_arrived,
+        }
 
     def on_url(self, url: bytes) -> None:
         self._grow(len(url))
@@ -248,6 +253,10 @@ class Protocol(HttpToolsProtocol):
         """Whoever waits for more of the body being read gets what there is, be it nothing."""
         if self.cycle is not None:
             self.cycle.message_event.set()
+
+    def has_arrived(self) -> bool:
+        """Whether there is more of the body being read, or its end, or the connection's."""
+        return self.cycle is not None and self.cycle.message_event.is_set()
 
     def _desert(self) -> None:
         """Whoever works on a request is told that nobody waits for it."""

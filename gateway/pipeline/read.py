@@ -34,7 +34,10 @@ class Read:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = exchanges.of(scope)
         _check_encoding(exchange)
-        source = _Source(exchange, receive, wake=scope["extensions"]["gateway.wake"])
+        extensions = scope["extensions"]
+        source = _Source(
+            exchange, receive, wake=extensions["gateway.wake"], has_arrived=extensions["gateway.has_arrived"]
+        )
         try:
             if exchange.endpoint == "generations":
                 await self.app(scope, _json(exchange, source), send)
@@ -51,23 +54,22 @@ class Read:
 class _Source:
     """The client's bytes, with the deadlines of `request_limits`: between two pieces and over all of them.
 
-    Only the time counts in which a piece is waited for here. wake: makes `receive` return, if nothing else does.
+    Only the time counts in which a piece is waited for here. wake: makes `receive` return, if nothing else does;
+    has_arrived: whether `receive` has something to return, so that nobody waits and no deadline is needed.
     """
 
-    def __init__(self, exchange: Exchange, receive: Receive, *, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, exchange: Exchange, receive: Receive, *, wake: Callable[[], None], has_arrived: Callable[[], bool]
+    ) -> None:
         limits = exchange.settings.limits
         self._idle, self._left = limits.body_idle_timeout, limits.body_total_timeout
-        self._receive, self._wake = receive, wake
-        self._deadline = Deadline(self._give_up)
+        self._receive, self._wake, self._has_arrived = receive, wake, has_arrived
+        self._deadline: Deadline | None = None
         self._overdue = False
         self.more = True
 
     async def piece(self) -> bytes:
-        began = time.monotonic()
-        self._deadline.begin(min(self._idle, self._left))
-        message = await self._receive()
-        self._deadline.end()
-        self._left -= time.monotonic() - began
+        message = await (self._receive() if self._has_arrived() else self._waited_for())
         if self._overdue:
             raise RequestTimeout("The request's body stalled or came too slowly.")
         if message["type"] == "http.disconnect":
@@ -75,8 +77,19 @@ class _Source:
         self.more = message.get("more_body", False)
         return cast("bytes", message.get("body", b""))
 
+    async def _waited_for(self) -> Message:
+        began = time.monotonic()
+        if self._deadline is None:
+            self._deadline = Deadline(self._give_up)
+        self._deadline.begin(min(self._idle, self._left))
+        message = await self._receive()
+        self._deadline.end()
+        self._left -= time.monotonic() - began
+        return message
+
     def close(self) -> None:
-        self._deadline.close()
+        if self._deadline is not None:
+            self._deadline.close()
 
     def _give_up(self) -> None:
         self._overdue = True
