@@ -23,6 +23,8 @@ _OF_FRAMING = frozenset({b"content-length", b"transfer-encoding", b"connection"}
 class Cycle(RequestResponseCycle):
     """One request and its answer, as uvicorn has them."""
 
+    _says_close = False
+
     async def send(self, message: "ASGISendEvent") -> None:
         plain = not (self.response_started or self.disconnected or self.flow.write_paused)
         if plain and message["type"] == "http.response.start":
@@ -36,8 +38,8 @@ class Cycle(RequestResponseCycle):
         for name, value in headers:
             if name in _OF_FRAMING:
                 self._frame(name, value.lower())
-        if not self.keep_alive:
-            headers = [*(line for line in headers if line[0] != b"connection"), (b"connection", b"close")]
+        if not (self.keep_alive or self._says_close):
+            headers.append((b"connection", b"close"))
         if self.chunked_encoding is None and self.scope["method"] != "HEAD" and status not in (204, 304):
             self.chunked_encoding = True
             headers.append((b"transfer-encoding", b"chunked"))
@@ -51,7 +53,8 @@ class Cycle(RequestResponseCycle):
     def _frame(self, name: bytes, value: bytes) -> None:
         """What a header says of where the answer ends, and the connection with it."""
         if name == b"connection":
-            self.keep_alive = self.keep_alive and b"close" not in value
+            if b"close" in value:
+                self.keep_alive, self._says_close = False, True
         elif name == b"transfer-encoding":
             self.expected_content_length, self.chunked_encoding = 0, True
         elif self.chunked_encoding is None:
