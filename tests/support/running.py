@@ -158,7 +158,9 @@ class Running:
         self.process.wait()
 
     def log_text(self) -> str:
-        return (self.folder / "gateway.log").read_text("utf-8", "replace")
+        """All lines that are whole: one that is being written is seen up to the end of a page of the file."""
+        text = (self.folder / "gateway.log").read_text("utf-8", "replace")
+        return text[: text.rfind("\n") + 1]
 
     def requests_logged(self) -> list[dict[str, Any]]:
         """The log lines of requests to the image endpoints, oldest first."""
