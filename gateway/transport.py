@@ -106,6 +106,10 @@ class Transport(httpx.AsyncBaseTransport):
         connection.abort()
         return time.perf_counter() - started
 
+    def forget_heads(self) -> None:
+        """Nothing stays here of the heads that were sent: they have keys in them."""
+        _lines.cache_clear()
+
     async def aclose(self) -> None:
         """Closes every connection; requests in flight fail as cut."""
         for connection in list(self._open):

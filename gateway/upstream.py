@@ -34,6 +34,7 @@ class Upstream:
             "total": settings.total_timeout,
         }
         self._transport = transport
+        transport.forget_heads()  # of the config before this one, whose keys may have been changed
         self._headers = {account.name: self._headers_for(account) for account in settings.accounts}
 
     def request(

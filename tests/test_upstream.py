@@ -20,7 +20,7 @@ from gateway.answer import Progress
 from gateway.core import catalog
 from gateway.core.errors import OutcomeUnknown, UpstreamUnreachable
 from gateway.core.secret import Secret
-from gateway.transport import Closing, Transport
+from gateway.transport import Closing, Transport, _lines
 from gateway.upstream import Upstream
 from tests.support.rawserver import OK, Peer, RawServer, answering
 
@@ -95,6 +95,23 @@ def test_the_head_of_a_generation(run: Run) -> None:
                 "",
             ]
             await transport.aclose()
+
+    run(scenario())
+
+
+def test_a_changed_config_leaves_no_key_behind(run: Run) -> None:
+    """What was put together with an account's key is gone once the next config has its client."""
+
+    async def scenario() -> None:
+        async with RawServer(answering(OK)) as server:
+            transport = Transport()
+            upstream = Upstream(settings(f"{server.url}/v1"), transport)
+            request = upstream.request("generations", ACCOUNT, b'{"n":1}', content_type="application/json")
+            await (await upstream.send(request, Progress())).aread()
+            await transport.aclose()
+            assert _lines.cache_info().currsize > 0
+            Upstream(settings(f"{server.url}/v2"), transport)
+            assert _lines.cache_info().currsize == 0
 
     run(scenario())
 
