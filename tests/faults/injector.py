@@ -62,6 +62,16 @@ STEADY["step clock"] = 16
 #: Reservations that are open when the store is emptied, and how often is looked for them.
 _UNDER_WAY = 3
 _LOOKS = 500
+_FLUSH_AMONG = """
+local reserved = 0
+for _, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
+  local kept = redis.call('HGET', KEYS[2], id)
+  if kept and cmsgpack.unpack(kept).state == 'reserved' then reserved = reserved + 1 end
+end
+if reserved < tonumber(ARGV[1]) then return 0 end
+redis.call('FLUSHALL')
+return 1
+"""
 
 #: What leaves every process alone, so that all ends are told at once.
 HARMLESS = {"reset store": 12, "reset upstream": 4, "upstream misbehaves": 8, "flush scripts": 1}
@@ -224,9 +234,11 @@ class Injector:
 
     async def _lose_history(self) -> None:
         """In a moment in which orders are under way, if there is one: without any there would be nothing to tell."""
+        keys = [f"{{{NAMESPACE}}}:{name}" for name in ("open", "records")]
         for _ in range(_LOOKS):
-            if await asyncio.to_thread(self._store.ask, "ZCARD", f"{{{NAMESPACE}}}:open") >= _UNDER_WAY:
-                break
+            # At once: between a look and the flush they might have ended.
+            if await asyncio.to_thread(self._store.ask, "EVAL", _FLUSH_AMONG, "2", *keys, str(_UNDER_WAY)):
+                return
             await asyncio.sleep(0.01)
         await asyncio.to_thread(self._store.ask, "FLUSHALL")
 
