@@ -13,6 +13,7 @@ import httptools
 import httpx
 
 from gateway.core.errors import OutcomeUnknown, UpstreamError, UpstreamUnreachable
+from gateway.deadline import Alarm
 
 HELD_LIMIT = 64 * 1024  # bytes: one socket read of uvloop; more would only be queued twice
 HEAD_LIMIT = 32 * 1024  # bytes: four times what common servers send at most
@@ -71,7 +72,7 @@ class Answer(httpx.AsyncByteStream):
         self._connection: Carrier | None = connection
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._total = total
-        self._clock: asyncio.TimerHandle | None = None
+        self._clock: Alarm | None = None
         self._pieces: deque[bytes] = deque()
         self._arrival: asyncio.Future[None] | None = None
         self._failure: tuple[Failure, BaseException | None] | None = None
@@ -89,7 +90,7 @@ class Answer(httpx.AsyncByteStream):
     def start_clock(self) -> None:
         """Once, from the closing bytes or from an answer that came before them, to the answer's end."""
         if self._clock is None and self._total is not None:
-            self._clock = self._loop.call_later(self._total, self._expire)
+            self._clock = Alarm(self._loop, self._total, self._expire)
 
     def fail(self, failure: Failure, cause: BaseException | None) -> None:
         self._failure = (failure, cause)

@@ -1,12 +1,45 @@
-"""Deadline: a limit on waiting that begins anew with each piece of a stream.
+"""Limits on waiting for others: Alarm for one wait, Deadline for one that begins anew with each piece of a stream.
 
-`asyncio.timeout` costs as much as all else that is done with a piece. Here one timer stands for all waits: a new wait
-moves only the moment that counts, and the timer looks at it when it fires.
+A loop that was held up (its process was stopped, its machine slept) runs its timers before it takes what has come
+meanwhile. Such silence is not the other side's, so a timer that is late lets the loop look at its sockets first.
+
+`asyncio.timeout` costs as much as all else that is done with a piece. A Deadline has one timer for all waits: a new
+wait moves only the moment that counts, and the timer looks at it when it fires.
 """
 
 import asyncio
 import time
 from collections.abc import Callable
+
+#: Seconds that a timer may be late before the loop was held up, and that a look at the sockets takes then.
+HELD_UP = 0.05
+
+
+def is_late(loop: asyncio.AbstractEventLoop, due: float) -> bool:
+    """Whether a timer that fires now was due, on the loop's clock, so long ago that the loop was held up."""
+    return loop.time() - due > HELD_UP
+
+
+class Alarm:
+    """Calls `ring`, once, when so many seconds are over and it has not been cancelled."""
+
+    __slots__ = ("_due", "_loop", "_ring", "_timer")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, ring: Callable[[], None]) -> None:
+        self._loop, self._ring = loop, ring
+        self._due = loop.time() + seconds
+        self._timer = loop.call_later(seconds, self._look)
+
+    def cancel(self) -> None:
+        """Also lets go of whom it would tell, a cycle for the collector otherwise."""
+        self._timer.cancel()
+        self._ring = _nobody
+
+    def _look(self) -> None:
+        if is_late(self._loop, self._due):
+            self._timer = self._loop.call_later(HELD_UP, self._ring)  # once: a busy loop is always late
+        else:
+            self._ring()
 
 
 class Deadline:
@@ -19,13 +52,13 @@ class Deadline:
         self._overdue = overdue
         self._loop = asyncio.get_running_loop()
         self._due: float | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Alarm | None = None
 
     def begin(self, seconds: float) -> None:
         """A wait begins that may take so long."""
         self._due = time.monotonic() + seconds
         if self._timer is None:
-            self._timer = self._loop.call_later(max(0.0, seconds), self._look)
+            self._timer = Alarm(self._loop, max(0.0, seconds), self._look)
 
     def end(self) -> None:
         """What was waited for has come."""
@@ -44,7 +77,7 @@ class Deadline:
             return
         left = self._due - time.monotonic()
         if left > 0:
-            self._timer = self._loop.call_later(left, self._look)
+            self._timer = Alarm(self._loop, left, self._look)
         else:
             self._overdue()
 

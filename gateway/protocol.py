@@ -21,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from gateway import cycle as cycles
 from gateway import logs
 from gateway.core.errors import GatewayError, MalformedRequest, RequestTimeout
+from gateway.deadline import HELD_UP, Alarm, is_late
 
 _MAX_HEADERS = 128
 _MAX_HEAD = 64 * 1024
@@ -74,7 +75,7 @@ class Protocol(HttpToolsProtocol):
 
     stall_seconds = 30.0  #: in which a client must have read something of an answer that waits for it
 
-    _head_deadline: asyncio.TimerHandle | None = None
+    _head_deadline: Alarm | None = None
     _head_size = 0
     _chunks = 0
     _body_size = 0
@@ -82,7 +83,7 @@ class Protocol(HttpToolsProtocol):
     _deaf = False  #: nothing that comes is believed any more
     _last_words: asyncio.TimerHandle | None = None
     _heard_out = 0
-    _unread_deadline: asyncio.TimerHandle | None = None
+    _unread_deadline: Alarm | None = None
     _unread = 0
     _reads = False
     _answered: RequestResponseCycle | None = None  #: whose answer is on its way; `cycle` is the last that was begun
@@ -243,6 +244,14 @@ class Protocol(HttpToolsProtocol):
         if self.transport.get_write_buffer_size():
             self._expect_reading()
 
+    def timeout_keep_alive_handler(self) -> None:
+        """The client has asked for nothing more; or it has, and this process could not hear it."""
+        timer = self.timeout_keep_alive_task
+        if timer is not None and is_late(self.loop, timer.when()):
+            self.timeout_keep_alive_task = self.loop.call_later(HELD_UP, super().timeout_keep_alive_handler)
+        else:
+            super().timeout_keep_alive_handler()
+
     def abort(self) -> None:
         """End the connection so that its last answer is seen to be incomplete."""
         self._desert()
@@ -280,7 +289,7 @@ class Protocol(HttpToolsProtocol):
 
     def _expect_head(self) -> None:
         config: Any = self.config
-        self._head_deadline = self.loop.call_later(config.settings().limits.header_timeout, self._head_overdue)
+        self._head_deadline = Alarm(self.loop, config.settings().limits.header_timeout, self._head_overdue)
 
     def _forget_head(self) -> None:
         if self._head_deadline is not None:
@@ -297,7 +306,7 @@ class Protocol(HttpToolsProtocol):
     def _expect_reading(self) -> None:
         if self._unread_deadline is None:
             self._unread, self._reads = self.transport.get_write_buffer_size(), False
-            self._unread_deadline = self.loop.call_later(self.stall_seconds, self._reading_overdue)
+            self._unread_deadline = Alarm(self.loop, self.stall_seconds, self._reading_overdue)
 
     def _reading_overdue(self) -> None:
         self._unread_deadline = None

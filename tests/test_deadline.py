@@ -2,11 +2,14 @@
 
 import asyncio
 import gc
+import socket
 import time
 import weakref
 from functools import partial
 
-from gateway.deadline import Deadline
+import uvloop
+
+from gateway.deadline import HELD_UP, Alarm, Deadline
 
 LIMIT = 0.05  # seconds
 LONG = 60.0
@@ -85,3 +88,77 @@ def test_a_closed_one_holds_nobody() -> None:
         assert not asyncio.run(play(close=False))
     finally:
         gc.enable()
+
+
+async def _held_up(*, say: bytes, busy: bool = False) -> tuple[list[str], float]:
+    """A loop that is held up past an alarm of `LIMIT`, which something that came meanwhile would cancel. What
+    happened, and the seconds until then. busy: each turn of the loop takes longer than HELD_UP from then on.
+    """
+    loop = asyncio.get_running_loop()
+    happened: list[str] = []
+    over = asyncio.Event()
+
+    def told(what: str) -> None:
+        happened.append(what)
+        over.set()
+
+    def takes_long() -> None:
+        time.sleep(2 * HELD_UP)
+        if not over.is_set():
+            loop.call_soon(takes_long)
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        alarm = Alarm(loop, LIMIT, partial(told, "rang"))
+
+        def heard() -> None:
+            loop.remove_reader(ours)
+            alarm.cancel()
+            told("heard")
+
+        loop.add_reader(ours, heard)
+        began = time.monotonic()
+        theirs.send(say)
+        time.sleep(LIMIT + 3 * HELD_UP)  # noqa: ASYNC251  the loop is to stand still
+        if busy:
+            loop.call_soon(takes_long)
+        async with asyncio.timeout(LONG):
+            await over.wait()
+        took = time.monotonic() - began
+        await asyncio.sleep(3 * HELD_UP)
+        loop.remove_reader(ours)
+    return happened, took
+
+
+def test_what_came_while_the_loop_was_held_up_is_taken_before_it_is_overdue() -> None:
+    """On both kinds of loop: a timer that is late lets the loop look at its sockets, and a silence ends all the same,
+    once.
+    """
+    for run in (asyncio.run, uvloop.run):
+        assert run(_held_up(say=b"here"))[0] == ["heard"]
+        happened, took = run(_held_up(say=b""))
+        assert happened == ["rang"]
+        assert took >= LIMIT + 4 * HELD_UP - EARLY
+
+
+def test_a_loop_that_is_always_late_ends_a_silence_too() -> None:
+    """The look is given once: where every turn takes longer than it, nothing would ever be overdue otherwise."""
+    assert asyncio.run(_held_up(say=b"", busy=True))[0] == ["rang"]
+
+
+def test_an_alarm_that_was_cancelled_does_not_ring() -> None:
+    """Neither before its time nor in the moment that a late one leaves for a look."""
+
+    async def play(*, late: bool) -> list[str]:
+        told: list[str] = []
+        alarm = Alarm(asyncio.get_running_loop(), LIMIT, partial(told.append, "rang"))
+        if late:
+            time.sleep(LIMIT + 3 * HELD_UP)  # noqa: ASYNC251  the loop is to stand still
+            for _ in range(2):  # turns: one to see that it is due, one for it to see that it is late
+                await asyncio.sleep(0)
+        alarm.cancel()
+        await asyncio.sleep(LIMIT + 2 * HELD_UP)
+        return told
+
+    assert asyncio.run(play(late=False)) == asyncio.run(play(late=True)) == []

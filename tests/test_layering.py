@@ -20,14 +20,14 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "gateway.__main__": ("gateway.cli.main",),
     "gateway.core.": ("gateway.core.",),
     "gateway.config.": ("gateway.config.", "gateway.core."),
-    "gateway.ledger.": ("gateway.ledger.", "gateway.core."),
+    "gateway.ledger.": ("gateway.ledger.", "gateway.core.", "gateway.deadline"),
     "gateway.metrics": ("gateway.core.",),
     "gateway.slots": (),
     "gateway.systemd": (),
     "gateway.reloads": (),
     "gateway.logs": (),
     # The client of the upstream, from the inside out; each knows only what lies further in.
-    "gateway.answer": ("gateway.core.",),
+    "gateway.answer": ("gateway.core.", "gateway.deadline"),
     "gateway.connection": ("gateway.answer",),
     "gateway.transport": ("gateway.answer", "gateway.connection", "gateway.core."),
     "gateway.upstream": ("gateway", "gateway.answer", "gateway.core.", "gateway.transport"),
@@ -92,7 +92,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "gateway.upstream",
     ),
     "gateway.cycle": (),
-    "gateway.protocol": ("gateway.core.", "gateway.cycle", "gateway.logs"),
+    "gateway.protocol": ("gateway.core.", "gateway.cycle", "gateway.deadline", "gateway.logs"),
     # The worker puts everything together: the one place that may know all of it but the config's file.
     "gateway.worker": (
         "gateway",

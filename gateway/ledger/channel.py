@@ -25,9 +25,8 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from gateway.deadline import HELD_UP, is_late
 from gateway.ledger.servers import Finder, Server
-
-STALL = 0.05  #: seconds that a timer may be late before the loop was held up, and that a look at the socket takes
 
 #: What a server says that is not the one to ask, or not yet.
 _ELSEWHERE: dict[str, type[RedisError]] = {
@@ -160,14 +159,13 @@ class Channel:
     def _look(self, due: float) -> None:
         """Give up what is overdue. due: when this was to be called, on the loop's clock.
 
-        A loop that was held up runs its timers before it takes what has come meanwhile. Such silence is not the
-        store's.
+        A loop that was held up has not taken yet what has come meanwhile: such silence is not the store's.
         """
         loop, asked = asyncio.get_running_loop(), self._asked
-        now = loop.time()
-        if now - due > STALL:
-            self._watch = loop.call_later(STALL, self._look, math.inf)
+        if is_late(loop, due):
+            self._watch = loop.call_later(HELD_UP, self._look, math.inf)
             return
+        now = loop.time()
         silent = False
         while asked and (asked[0].answer.done() or asked[0].due <= now):
             call = asked.popleft()
