@@ -12,7 +12,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -172,22 +174,29 @@ class Demo:
         return told
 
     def _start(self, *words: str, log: str) -> None:
+        heard = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         with (self._folder / f"{log}.log").open("wb") as output:
-            self._processes.append(
-                subprocess.Popen(  # noqa: S603  our own command
-                    [sys.executable, "-m", "gateway", *words],
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    env={
-                        **os.environ,
-                        "GATEWAY_DEMO_UPSTREAM_KEY": self._upstream_key,
-                        "GATEWAY_SIMULATOR_KEY": self._upstream_key,
-                    },
-                    start_new_session=True,  # Ctrl-C is for the demo, which ends them in order
-                    preexec_fn=_end_with_parent,  # noqa: PLW1509  no thread is running here
+            try:
+                # Until the process is known here: an end that is asked for while Python forks would be lost in its
+                # callbacks, whose exceptions are ignored, or would leave the process behind.
+                signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+                self._processes.append(
+                    subprocess.Popen(  # noqa: S603  our own command
+                        [sys.executable, "-m", "gateway", *words],
+                        stdin=subprocess.DEVNULL,
+                        stdout=output,
+                        stderr=subprocess.STDOUT,
+                        env={
+                            **os.environ,
+                            "GATEWAY_DEMO_UPSTREAM_KEY": self._upstream_key,
+                            "GATEWAY_SIMULATOR_KEY": self._upstream_key,
+                        },
+                        start_new_session=True,  # Ctrl-C is for the demo, which ends them in order
+                        preexec_fn=partial(_begin, heard),  # noqa: PLW1509  no thread is running here
+                    )
                 )
-            )
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, heard)
 
     def _wait_until_ready(self) -> None:
         ends = time.monotonic() + _START_LIMIT
@@ -217,8 +226,11 @@ class Demo:
         return "\n".join(log.read_text("utf-8", "replace")[-2000:] for log in logs if log.exists()).strip()
 
 
-def _end_with_parent() -> None:
-    """In the child: should the demo be killed, the kernel ends this process too (Linux; elsewhere it stays)."""
+def _begin(blocked: Collection[int]) -> None:
+    """In the child: it hears what the demo heard. Should that be killed, the kernel ends this process too (Linux;
+    elsewhere it stays).
+    """
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 

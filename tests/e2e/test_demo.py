@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import httpx
@@ -23,6 +23,14 @@ pytestmark = pytest.mark.slow
 GATEWAY = [sys.executable, "-m", "gateway"]
 END_LIMIT = 40.0  # seconds
 
+#: The same, told to end in the moment in which Python forks, where it ignores what a signal's handler raises.
+TOLD_WHILE_IT_FORKS = """
+import os, signal
+from gateway.cli.main import main
+os.register_at_fork(before=lambda: os.kill(os.getpid(), signal.SIGTERM))
+main()
+"""
+
 
 @pytest.fixture
 def kin() -> Iterator[Family]:
@@ -32,10 +40,10 @@ def kin() -> Iterator[Family]:
 
 
 @contextmanager
-def demo(kin: Family, *words: str) -> Iterator["subprocess.Popen[str]"]:
+def demo(kin: Family, *words: str, gateway: Sequence[str] = GATEWAY) -> Iterator["subprocess.Popen[str]"]:
     """`gateway demo` in a folder of its own, as from a terminal; what it says can be read from its stdout."""
     with subprocess.Popen(
-        [*GATEWAY, "demo", *words],
+        [*gateway, "demo", *words],
         cwd=kin.folder / "here",
         env={**os.environ, **kin.environ},
         stdin=subprocess.DEVNULL,
@@ -137,6 +145,15 @@ def test_a_termination_while_it_starts_leaves_nothing(kin: Family) -> None:
         wait_until(lambda: kin.children(process.pid))
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=END_LIMIT)
+    assert nothing_left(kin)
+
+
+def test_a_termination_is_heard_while_a_process_is_started(kin: Family) -> None:
+    """SIGTERM in the middle of a fork: it ends as well, before the second process, and the first one ends with it."""
+    with demo(kin, "--port", str(free_port()), gateway=[sys.executable, "-c", TOLD_WHILE_IT_FORKS]) as process:
+        told, _ = process.communicate(timeout=END_LIMIT)
+    assert process.returncode != 0
+    assert "Ctrl-C" not in told
     assert nothing_left(kin)
 
 
