@@ -167,6 +167,18 @@ def _store(document: "Document", settings: "Settings") -> Iterator[Finding]:
         yield from store.reach(document, work)
     except store.Unreachable as error:
         yield Finding("store", "wrong", str(error))
+    else:
+        yield from _of_address(document)
+
+
+def _of_address(document: "Document") -> Iterator[Finding]:
+    from gateway.config.compile import compile_store
+    from gateway.ledger.servers import is_open
+
+    compiled = compile_store(document, os.environ)
+    if is_open(compiled, compiled.url.reveal() if compiled.url is not None else None):
+        words = "by its address it asks for no password: whoever reaches it can change what every team has used"
+        yield Finding("store", "warning", words)
 
 
 def _of_store(about: dict[str, str], took: float, apart: float, rules: int) -> Iterator[Finding]:

@@ -7,9 +7,9 @@ what may be a secret. The types at the end are what the model's fields are made 
 import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import AfterValidator, BeforeValidator, PlainValidator, WithJsonSchema
@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, PlainValidator, WithJsonSc
 from gateway.config.pem import public_key_kind
 from gateway.config.problems import did_you_mean, shown
 from gateway.config.quantities import Number
+from gateway.core.hosts import is_this_one
 
 RESERVED = frozenset({"organization", "other", "none"})  #: labels with a meaning of their own in metrics
 
@@ -182,13 +183,16 @@ def web_address(value: object) -> str:
     text = _text(value, "a URL")
     try:
         url = urlsplit(text)
-        usable = url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0
+        usable = url.scheme in {"http", "https"} and bool(url.hostname)
     except ValueError:
         usable = False
     if not usable or not text.isascii() or re.search(r"[\s\\]", text):
-        raise ValueError(f"expected a URL that begins with https:// or http://, got {shown(text)}")
+        got = "one that is not shown, for it may have a password" if "@" in text else shown(text)
+        raise ValueError(f"expected a URL that begins with https:// or http://, got {got}")
     if "@" in url.netloc:
         raise ValueError("expected a URL without credentials; they are not shown")
+    if not _has_port(url):
+        raise ValueError(f"expected a URL whose port, if it has one, is from 1 to 65535, got {shown(text)}")
     if not _is_name(url.hostname or ""):
         raise ValueError("expected a URL of a host that DNS can name: labels of 1 to 63 characters between dots")
     if "?" in text or "#" in text:
@@ -196,15 +200,19 @@ def web_address(value: object) -> str:
     return text.rstrip("/")
 
 
+def _has_port(url: SplitResult) -> bool:
+    """Whether the port is one that can be connected to, or left out."""
+    try:
+        return url.port != 0
+    except ValueError:
+        return False
+
+
 def key_set_address(value: object) -> str:
     """Read where an issuer publishes its keys: by https, unless on this host."""
     text = web_address(value)
     url = urlsplit(text)
-    try:
-        here = url.hostname == "localhost" or ip_address(url.hostname or "").is_loopback
-    except ValueError:
-        here = False
-    if url.scheme != "https" and not here:
+    if url.scheme != "https" and not is_this_one(url.hostname or ""):
         raise ValueError("expected https://: whoever can change what comes over http could sign for every team")
     return text
 

@@ -18,6 +18,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from gateway.core.catalog import Store
+from gateway.core.hosts import is_this_one
 from gateway.ledger.resp import command
 from gateway.ledger.scripts import keys
 
@@ -125,6 +126,19 @@ def _finder(store: Store, url: str | None) -> Finder:
     if store.kind == "cluster":
         return ClusterKeeper(url, keys(store.namespace)[0])
     return Address(url)
+
+
+def is_open(store: Store, url: str | None) -> bool:
+    """Whether, by its address, the store asks for no password, and other hosts than this one may reach it.
+
+    url: as for `finder`, which takes it.
+    """
+    parsed: Mapping[str, Any] = parse_url(url) if url is not None else {}
+    if store.kind == "embedded" or parsed.get("password") is not None or parsed.get("path") is not None:
+        return False
+    if store.kind == "sentinel":
+        return not all(is_this_one(host) for host, _ in store.sentinel_nodes)
+    return not is_this_one(str(parsed.get("host", "localhost")))
 
 
 class Address:

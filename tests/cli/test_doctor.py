@@ -108,3 +108,13 @@ def test_an_embedded_store_is_looked_at_whether_it_runs_or_not() -> None:
         assert "is free" in found["port public"][0][1]
         (gateway.folder / "data").chmod(0o777)
         assert examined(path)[0] == 1
+
+
+def test_a_store_that_anybody_may_change_is_a_warning(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What its address tells (tests/ledger/test_servers.py) is said beside the rest; nobody's script fails for it."""
+    path = hosts.first.folder / "config.yaml"
+    monkeypatch.setattr("gateway.ledger.servers.is_open", lambda *_: True)
+    code, found, _ = examined(path, hosts.store_url)
+    assert code == 0
+    assert [state for state, _ in found["store"]] == ["ok", "warning"]
+    assert "no password" in found["store"][1][1]

@@ -2,12 +2,13 @@
 
 import asyncio
 import traceback
+from dataclasses import replace
 
 import pytest
 
 from gateway.core.catalog import Store
 from gateway.core.secret import Secret
-from gateway.ledger.servers import WrongAddress, finder
+from gateway.ledger.servers import WrongAddress, finder, is_open
 
 CANARY = "pw0CANARY0pw"
 
@@ -50,3 +51,35 @@ def test_a_servers_repr_holds_no_login(url: str) -> None:
     server = asyncio.run(finder(store("redis"), url).find())
     assert CANARY in repr(server.login)
     assert CANARY not in repr(server)
+
+
+@pytest.mark.parametrize(
+    ("kind", "url", "expected"),
+    [
+        ("redis", "redis://store.internal:6379/0", True),
+        ("redis", "rediss://store.internal", True),
+        ("redis", "redis://10.0.0.7", True),
+        ("cluster", "redis://[2001:db8::1]:7000", True),
+        ("redis", "redis://:p@store.internal", False),
+        ("redis", "redis://user:p@10.0.0.7", False),
+        ("redis", "redis://127.0.0.1:6379", False),
+        ("redis", "redis://localhost", False),
+        ("cluster", "redis://[::1]:7000", False),
+        ("redis", "unix:///run/store.sock", False),
+        ("embedded", "unix:///run/store.sock", False),
+        ("sentinel", None, False),
+    ],
+)
+def test_a_store_is_open_that_others_reach_and_that_asks_for_no_password(
+    kind: str, url: str | None, expected: bool
+) -> None:
+    """With TLS or not: it says who the store is, not who may ask it."""
+    assert is_open(store(kind), url) is expected
+
+
+def test_a_master_is_as_open_as_its_sentinels_are_far() -> None:
+    """Where they run on other hosts, so may the master that they name; its password stands in the URL."""
+    far = replace(store("sentinel"), sentinel_nodes=(("127.0.0.1", 1), ("sentinel-2.internal", 26379)))
+    assert is_open(far, None)
+    assert is_open(far, "redis://")
+    assert not is_open(far, "redis://:p@")
