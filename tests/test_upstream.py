@@ -4,7 +4,9 @@ import asyncio
 import datetime as dt
 import ipaddress
 import ssl
+import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,22 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from starlette.types import Message
 
 from gateway import __version__
+from gateway import exchange as exchanges
 from gateway.answer import Progress
+from gateway.app import Upstreams
 from gateway.core import catalog
 from gateway.core.errors import OutcomeUnknown, UpstreamUnreachable
 from gateway.core.secret import Secret
+from gateway.exchange import Exchange
+from gateway.pipeline.forward import Forward
 from gateway.transport import Closing, Transport, _lines
 from gateway.upstream import Upstream
 from tests.support.rawserver import OK, Peer, RawServer, answering
+
+GOOD = b'HTTP/1.1 200 OK\r\nContent-Length: 22\r\n\r\n{"data":[{"url":"x"}]}'
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -114,6 +123,60 @@ def test_a_changed_config_leaves_no_key_behind(run: Run) -> None:
             assert _lines.cache_info().currsize == 0
 
     run(scenario())
+
+
+def test_an_upload_from_before_a_change_leaves_no_key_behind(run: Run) -> None:
+    """An edit that is spooled while the config changes goes up by its own, and the next request lets go of its head."""
+
+    async def scenario() -> None:
+        async with RawServer(answering(GOOD)) as server:
+            transport = Transport()
+            forward = Forward(upstream=Upstreams(transport).of, answered=lambda *_: None)
+            as_it_is = replace(settings(f"{server.url}/v1"), edit_framing="spool")
+            old, new = (
+                replace(as_it_is, accounts=(replace(ACCOUNT, api_key=Secret(key)),)) for key in ("sk-old", "sk-new")
+            )
+            changed = asyncio.Event()
+            upload = asyncio.create_task(_forwarded(forward, old, "edits", b"a", b"b", held=changed))
+            await asyncio.sleep(0)
+            await _forwarded(forward, new, "generations", b"{}")
+            changed.set()
+            await upload
+            kept = _lines.cache_info().currsize
+            await _forwarded(forward, new, "generations", b"{}")
+            await transport.aclose()
+            keys = [request.headers["authorization"] for request in server.requests]
+            assert keys == ["Bearer sk-new", "Bearer sk-old", "Bearer sk-new"]
+            assert (kept, _lines.cache_info().currsize) == (1, 1)
+
+    run(scenario())
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What of a config is asked for on the way up."""
+
+    upstream: catalog.Upstream
+
+
+async def _forwarded(
+    forward: Forward, upstream: catalog.Upstream, endpoint: str, *pieces: bytes, held: asyncio.Event | None = None
+) -> None:
+    """held: what the last piece waits for."""
+    exchange = Exchange("req_1", Settings(upstream), endpoint, "", [], time.monotonic(), "")  # type: ignore[arg-type]
+    exchange.account = upstream.accounts[0]
+    left = list(pieces)
+
+    async def receive() -> Message:
+        if held is not None and len(left) == 1:
+            await held.wait()
+        body = left.pop(0)
+        return {"type": "http.request", "body": body, "more_body": bool(left)}
+
+    async def send(message: Message) -> None:
+        del message
+
+    await forward(exchanges.bind({}, exchange), receive, send)
 
 
 @pytest.mark.parametrize("length", [None, 5])

@@ -9,8 +9,8 @@ read to its end and counted.
 import math
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
-from typing import IO
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import IO, cast
 
 import httpx
 from starlette.types import Message, Receive, Scope, Send
@@ -21,6 +21,7 @@ from gateway.core import outcomes
 from gateway.core.answers import ImageCounter, count_images
 from gateway.core.catalog import Account
 from gateway.core.errors import UpstreamError
+from gateway.core.orders import Endpoint
 from gateway.deadline import Deadline
 from gateway.exchange import Exchange
 from gateway.transport import Closing
@@ -78,19 +79,25 @@ class Forward:
 
     async def _send(self, exchange: Exchange, progress: Progress, receive: Receive) -> httpx.Response:
         first = await receive()
-        upstream, account = self.upstream(exchange), _account(exchange)
-        kind = exchange.content_type
         if exchange.endpoint == "generations":
-            request = upstream.request("generations", account, first["body"], content_type=kind)
-            return await upstream.send(request, progress)
+            return await self._send_up(exchange, progress, first["body"])
         framing = exchange.settings.upstream.edit_framing
         if framing == "spool" or self.spools:
             with tempfile.TemporaryFile() as file:
                 length = await _spool(file, first, receive)
-                request = upstream.request("edits", account, _unspooled(file, length), content_type=kind, length=length)
-                return await upstream.send(request, progress)
-        request = upstream.request("edits", account, _pieces(first, receive), content_type=kind)
-        return await upstream.send(request, progress)
+                return await self._send_up(exchange, progress, _unspooled(file, length), length)
+        return await self._send_up(exchange, progress, _pieces(first, receive))
+
+    def _send_up(
+        self, exchange: Exchange, progress: Progress, body: bytes | AsyncIterator[bytes], length: int | None = None
+    ) -> Awaitable[httpx.Response]:
+        # The client is asked for only now: where another config came while a body was spooled, its next request lets
+        # go of the heads that this one has made.
+        upstream, endpoint = self.upstream(exchange), cast("Endpoint", exchange.endpoint)
+        request = upstream.request(
+            endpoint, _account(exchange), body, content_type=exchange.content_type, length=length
+        )
+        return upstream.send(request, progress)
 
 
 def _stream(response: httpx.Response) -> httpx.AsyncByteStream:

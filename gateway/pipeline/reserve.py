@@ -8,7 +8,7 @@ request waits for one in the order of arrival, until its client leaves.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -45,13 +45,13 @@ class Reserve:
         self.accounts = accounts
         self.decided = decided
         self.lines = Lines()
-        self._looks: dict[tuple[str, str], _Look] = {}  # of one config
-        self._looks_of: Settings | None = None
+        self._looks: dict[tuple[str, str], _Look] = {}  # of one config, told by its teams: the whole has secrets in it
+        self._looks_of: Mapping[str, Team] = {}
 
     def look(self, settings: Settings, team: Team, account: Account) -> "_Look":
         """What is asked before an edit's first byte: the same for all of a team's, until the config changes."""
-        if self._looks_of is not settings:
-            self._looks_of, self._looks = settings, {}
+        if self._looks_of is not settings.teams:
+            self._looks_of, self._looks = settings.teams, {}
         known = self._looks.get((team.id, account.name))
         if known is None:
             known = self._looks[team.id, account.name] = _look(settings, team, account)
