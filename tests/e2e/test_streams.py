@@ -87,7 +87,8 @@ def check_worker(worker: Worker, *, peak: float, kept: float = KEPT) -> None:
     files = worker.most_files - worker.files
     print(f"peak {worker.peak:.1f} MB, kept {worker.growth:.1f} MB, files {files}, kept {worker.more_files}")
     assert worker.peak < peak
-    assert worker.growth < kept
+    # What pieces lay in is given back when the worker next looks at it, every few seconds.
+    wait_until(lambda: worker.growth < kept, seconds=10)
 
 
 def test_slow_uploads(loaded: Loaded) -> None:

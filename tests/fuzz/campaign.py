@@ -54,7 +54,7 @@ def led(reader: Callable[[bytes], bool], seeds: Sequence[bytes], *, seconds: int
         failure = None
         if ended.returncode != 0:
             bodies = [file.read_bytes() for file in found.iterdir()]
-            failure = f"{bodies} {ended.stdout[-2000:].decode(errors='replace')}"
+            failure = f"{ended.returncode} {bodies} {ended.stdout[-2000:].decode(errors='replace')}"
         return Led(tried, taken, failure)
 
 
