@@ -5,6 +5,7 @@ import logging
 import os
 import resource
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -145,6 +146,15 @@ class Master(Arbiter):  # type: ignore[misc]  # the package carries no types
         self._look_after_store()
         super().manage_workers()
         self._look_after_workers()
+
+    def spawn_worker(self) -> int:
+        # Until it has handlers of its own, a worker has the master's, which only note a signal: told to end in these
+        # moments it would never hear of it, and the master would wait for it as long as for its longest request.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, self.SIGNALS)
+        try:
+            return int(super().spawn_worker())
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def reload(self) -> None:
         self.app.systemd.reloading()

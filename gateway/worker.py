@@ -254,6 +254,10 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # the package carries no typ
     _orphaned = False
     _trimmed = 0.0
 
+    def init_signals(self) -> None:
+        super().init_signals()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, Arbiter.SIGNALS)  # what came since the fork is heard now
+
     def run(self) -> None:
         # uvicorn's words go the way of all others; what it says of each client's broken head is nobody's business.
         words = logging.getLogger("uvicorn.error")

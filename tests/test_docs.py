@@ -299,6 +299,7 @@ def running(text: str, folder: Path, log: Path) -> Iterator[subprocess.Popen[byt
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def until(holds: Callable[[], bool], process: subprocess.Popen[bytes], log: Path, *, seconds: float = PATIENCE) -> None:

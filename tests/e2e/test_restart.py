@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -11,7 +13,7 @@ import httpx
 import pytest
 
 from tests.support.processes import Family, family, seconds_until
-from tests.support.running import NO_TLS, Running, base_config, running_gateway
+from tests.support.running import NO_TLS, UPSTREAM_KEY, Running, base_config, running_gateway
 from tests.support.simulated import SimulatorThread, running_simulator
 from tests.support.site import wait_until
 
@@ -19,6 +21,20 @@ pytestmark = pytest.mark.slow
 
 BACK = 5.0  # seconds in which the store must be back
 STARTED = 10.0  # seconds in which a killed gateway is gone, and another one there
+ENDED = 20.0  # seconds in which one that has no work ends
+
+#: The gateway, told to end when its first worker has just been forked; the master tells the worker so at once.
+TOLD_AT_A_FORK = """
+import os, signal, time
+from gateway.cli.main import main
+
+def told():
+    os.kill(os.getppid(), signal.SIGTERM)
+    time.sleep(1)
+
+os.register_at_fork(after_in_child=told)
+main()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +108,24 @@ def test_usage_survives_a_restart_and_nothing_is_left_meanwhile(gateway: Running
     assert order(gateway).status_code == 429
     assert gateway.stop(signal.SIGINT) == 0
     assert kin.alive() == {}
+
+
+def test_an_end_that_is_asked_for_while_a_worker_begins_is_heard(gateway: Running, kin: Family) -> None:
+    """SIGTERM between a worker's fork and the first handler of its own: it ends, and the gateway with it."""
+    assert gateway.stop() == 0
+    words = ["serve", "--config", str(gateway.folder / "config.yaml"), "--workers", "1"]
+    with subprocess.Popen(
+        [sys.executable, "-c", TOLD_AT_A_FORK, *words],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "TEST_UPSTREAM_KEY": UPSTREAM_KEY, **gateway.environ},
+    ) as process:
+        try:
+            assert process.wait(ENDED) == 0
+        finally:
+            kin.kill()
+    assert left_behind(kin) == []
 
 
 def test_requests_in_flight_end_well_before_the_gateway_does(
