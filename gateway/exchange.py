@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from gateway.core import idempotency
 from gateway.core.catalog import Account, Key, Model, Settings, Team
 from gateway.core.errors import GatewayError
-from gateway.core.orders import Order
+from gateway.core.orders import NOTHING_ASKED, Asked, Order
 from gateway.core.quota import MICRO, Verdict
 from gateway.core.rewriting import FormWriter
 from gateway.core.settlement import Settlement
@@ -61,6 +61,7 @@ class Exchange:
     team: Team | None = None
 
     order: Order | None = None
+    asked: Asked = NOTHING_ASKED  #: where the body was read and became no order
     model: Model | None = None
     cost: int = 0
     writer: FormWriter | None = field(default=None, repr=False)
@@ -124,6 +125,11 @@ class Exchange:
             raise AssertionError("the order is known once the body is complete")
         return self.order, self.model
 
+    @property
+    def named(self) -> Order | Asked:
+        """Model, size, quality and n, as far as they are known."""
+        return self.order if self.order is not None else self.asked
+
     def repeated(self) -> str:
         """What the order has in common with its repetition by the same client."""
         order, _ = self.ordered()
@@ -151,7 +157,7 @@ def of(scope: Mapping[str, Any]) -> Exchange:
 
 def facts(exchange: Exchange) -> dict[str, object]:
     """What the log says of a request: contract 8. Nothing of a body, a header or a secret is among it."""
-    order, key, error, end = exchange.order, exchange.key, exchange.error, exchange.settlement
+    named, key, error, end = exchange.named, exchange.key, exchange.error, exchange.settlement
     total = exchange.ended - exchange.began
     elsewhere = exchange.client_seconds + exchange.queue_seconds + exchange.upstream_seconds
     return {
@@ -162,10 +168,10 @@ def facts(exchange: Exchange) -> dict[str, object]:
         "key_id": key.id if key is not None else None,
         "client_ip": exchange.client_ip,
         "endpoint": exchange.endpoint,
-        "model": order.model if order is not None else None,
-        "size": order.size if order is not None else None,
-        "quality": order.quality if order is not None else None,
-        "n": order.n if order is not None else None,
+        "model": named.model,
+        "size": named.size,
+        "quality": named.quality,
+        "n": named.n,
         "outcome": exchange.outcome,
         "code": error.code if error is not None else None,
         "reason": getattr(error, "reason", None),

@@ -6,7 +6,7 @@ so that a rate over the first event is seen. Where a worker keeps its values is 
 
 import time
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -234,15 +234,23 @@ class Metrics:
             named.add((labels[1], labels[2]))
             for collector in (self.images, self.images_unknown, self.images_refunded, self.cost, self.cost_unknown):
                 collector.labels(*labels)
-        for endpoint, model in named:
-            for outcome in OUTCOMES:
-                self.requests.labels(team.id, endpoint, model, outcome)
+        self._prime_requests(settings, team, named)
         for code in CODES:
             self.errors.labels(team.id, code)
         for reason in ("expired", "token_revoked"):
             self.auth_failures.labels(reason, team.id)
         for rule in team.rules:
             self.refusals.labels(rule.scope, rule.name, rule.per or "now", rule.mode)
+
+    def _prime_requests(self, settings: Settings, team: Team, named: Collection[tuple[str, str]]) -> None:
+        for endpoint, model in named:
+            for outcome in OUTCOMES:
+                self.requests.labels(team.id, endpoint, model, outcome)
+        for endpoint in ENDPOINTS:  # for what it may not order, and for what there is not
+            for model in settings.models:
+                if (endpoint, model) not in named:
+                    self.requests.labels(team.id, endpoint, model, "refused_policy")
+            self.requests.labels(team.id, endpoint, "other", "refused_invalid")
 
 
 def image_labels(settings: Settings, team: Team) -> Iterable[tuple[str, str, str, str, str]]:

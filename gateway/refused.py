@@ -67,16 +67,16 @@ def _team(exchange: Exchange) -> str:
 
 
 def _facts(exchange: Exchange) -> dict[str, object]:
-    order, error = exchange.order, exchange.error
+    named, error = exchange.named, exchange.error
     facts: dict[str, object] = {
         "id": exchange.id,
         "team": _team(exchange),
         "key": exchange.key.id if exchange.key is not None else None,
         "endpoint": exchange.endpoint,
-        "model": order.model if order is not None else None,
-        "size": order.size if order is not None else None,
-        "quality": order.quality if order is not None else None,
-        "n": order.n if order is not None else None,
+        "model": named.model,
+        "size": named.size,
+        "quality": named.quality,
+        "n": named.n,
         "status": exchange.status,
         "code": error.code if error is not None else None,
         "reason": getattr(error, "reason", None),

@@ -34,9 +34,10 @@ def bounds(settings: Settings) -> dict[str, int]:
         for team in settings.teams.values()
     ]
     asked = sum(len({order[:2] for order in of_team}) for of_team in ordered)
+    unordered = len(ENDPOINTS) * (len(settings.models) + 1)  # models that it may not order, or that there are not
     rules = [*settings.organization, *(rule for team in settings.teams.values() for rule in team.rules)]
     return {
-        "requests_total": (endpoints * (teams + 1) + asked) * outcomes,
+        "requests_total": (endpoints * (teams + 1) + asked) * outcomes + teams * unordered,
         "errors_total": (teams + 1) * codes,
         "images and image cost": 5 * sum(map(len, ordered)),
         "period_images, period_cost_usd": 2 * 2 * teams,

@@ -37,6 +37,9 @@ _PLACE = {"generations": "a generation", "edits": "an edit"}
 
 _AUTO = "auto"
 
+#: A number of images from which on it is not told: nobody meant it.
+_TELLABLE = 1_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class Order:
@@ -52,6 +55,48 @@ class Order:
     size: str
     quality: str
     fields: tuple[tuple[str, object], ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a request named that became no order, as far as it may stand in a log or a label: what the config has.
+
+    None: it was not named, or is nothing that the config has. A model that it does not have is ``other``.
+    """
+
+    model: str | None = None
+    n: int | None = None
+    size: str | None = None
+    quality: str | None = None
+
+
+NOTHING_ASKED = Asked()
+
+
+def asked(given: Mapping[str, object], *, settings: Settings, endpoint: Endpoint) -> Asked:
+    """What these parameters name, with the config's defaults. given: of a JSON body, or an edit's texts."""
+    alias, n = given.get("model"), given.get("n")
+    alias = settings.default_model if alias is None else alias
+    model = settings.models.get(alias) if isinstance(alias, str) else None
+    images = from_text(n, "count") if isinstance(n, str) and endpoint == "edits" else 1 if n is None else n
+    plain = images if isinstance(images, int) and not isinstance(images, bool) and 0 <= images < _TELLABLE else None
+    if model is None:
+        return Asked("other", plain)
+    qualities, quality = model.qualities, model.default_quality
+    if endpoint == "edits":
+        qualities, quality = (model.edit_quality,), model.edit_quality
+    return Asked(
+        model.alias,
+        plain,
+        _offered(given.get("size"), model.sizes, model.default_size),
+        _offered(given.get("quality"), qualities, quality),
+    )
+
+
+def _offered(given: object, offered: Collection[str], default: str) -> str | None:
+    if given in (None, _AUTO):
+        return default
+    return given if isinstance(given, str) and given in offered else None
 
 
 def from_json(body: Mapping[str, object], *, settings: Settings, team: Team, endpoint: Endpoint) -> Order:

@@ -42,7 +42,7 @@ class Tally:
     def ended(self, exchange: Exchange) -> None:
         """A request is over for its client."""
         metrics, endpoint, team = self.metrics, exchange.endpoint, exchange.label_team
-        model = exchange.order.model if exchange.order is not None else "none"
+        model = exchange.named.model or "none"
         total = exchange.ended - exchange.began
         metrics.requests.labels(team, endpoint, model, exchange.outcome).inc()
         metrics.request_seconds.labels(endpoint, exchange.outcome).observe(total)

@@ -16,7 +16,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import exchange as exchanges
 from gateway.core import framing, idempotency, jsonbody, multipart, orders
-from gateway.core.errors import ClientGone, MalformedRequest, RequestTimeout, RequestTooLarge, UnsupportedMediaType
+from gateway.core.errors import (
+    ClientGone,
+    GatewayError,
+    MalformedRequest,
+    RequestTimeout,
+    RequestTooLarge,
+    UnsupportedMediaType,
+)
 from gateway.core.multipart import Field, FileBegan, FileData, FormReader
 from gateway.core.png import PngHead, check_mask_size
 from gateway.core.pricing import price
@@ -146,8 +153,12 @@ async def _read_json(exchange: Exchange, source: _Source, limit: int) -> Message
             raise _too_large_json(limit)
         pieces.append(piece)
     body = jsonbody.decode(b"".join(pieces))
-    team = exchange.known()
-    _take(exchange, orders.from_json(body, settings=exchange.settings, team=team, endpoint="generations"))
+    try:
+        order = orders.from_json(body, settings=exchange.settings, team=exchange.known(), endpoint="generations")
+    except GatewayError:
+        exchange.asked = orders.asked(body, settings=exchange.settings, endpoint="generations")
+        raise
+    _take(exchange, order)
     return _message(b"", more=False)
 
 
@@ -180,7 +191,11 @@ async def _read_form(
         if out:
             yield _message(out, more=True)
     reader.close()
-    order = orders.from_form(form.fields, form.files, settings=exchange.settings, team=exchange.known())
+    try:
+        order = orders.from_form(form.fields, form.files, settings=exchange.settings, team=exchange.known())
+    except GatewayError:
+        exchange.asked = orders.asked(form.fields, settings=exchange.settings, endpoint="edits")
+        raise
     _take(exchange, order)
     yield _message(b"", more=False)
 

@@ -98,7 +98,7 @@ def test_a_teams_refusals_are_listed_latest_first(hosts: Hosts) -> None:
     assert none.stderr == "No refusal of team quiet is kept, not older than 1d.\n"
     plain = hosts.command("why", "--team", "small", "--since", "1h").stdout
     assert plain.startswith(f"{ids[-1]}  ")
-    assert "  refused  403 size_not_allowed\n" in plain
+    assert "  order    generations, dall-e-3, 1792x1024, standard, n 1\n  refused  403 size_not_allowed\n" in plain
 
 
 def test_nothing_of_the_order_or_the_key_is_kept(hosts: Hosts) -> None:

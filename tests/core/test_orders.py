@@ -16,7 +16,7 @@ from gateway.core.errors import (
     SizeNotAllowed,
     UnknownParameter,
 )
-from gateway.core.orders import Order, from_form, from_json
+from gateway.core.orders import Asked, Order, asked, from_form, from_json
 from gateway.core.pricing import cheapest, price
 from tests.core.sample import COLLAGE, DALLE, TEAM, settings
 
@@ -304,3 +304,31 @@ def test_an_order_without_a_price_is_the_cheapest() -> None:
 def test_a_prompt_is_not_in_the_repr() -> None:
     """What prints an order prints no prompt."""
     assert "a cat" not in repr(generation())
+
+
+NO_MODELS: tuple[object, ...] = ("a cat", 5, ["dall-e-3"], {})
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, Asked("dall-e-3", 1, "1024x1024", "standard")),
+        ({"size": "auto", "quality": None, "n": 2}, Asked("dall-e-3", 2, "1024x1024", "standard")),
+        ({"size": "1792x1024", "quality": "hd"}, Asked("dall-e-3", 1, "1792x1024", "hd")),
+        ({"size": "a cat", "quality": ["hd"], "n": "2"}, Asked("dall-e-3", None, None, None)),
+        ({"n": 0}, Asked("dall-e-3", 0, "1024x1024", "standard")),
+        *(({"n": n}, Asked("dall-e-3", None, "1024x1024", "standard")) for n in (True, 1.5, -1, 10**400, [2])),
+        *(({"model": model, "size": "1024x1024"}, Asked("other", 1)) for model in NO_MODELS),
+    ],
+)
+def test_what_is_told_of_no_order_is_the_configs(given: dict[str, object], expected: Asked) -> None:
+    """Of what a client named only values that the config has, or a plain number, may stand in a log or a label."""
+    assert asked(given, settings=SETTINGS, endpoint="generations") == expected
+
+
+def test_what_is_told_of_no_edit_is_read_as_texts() -> None:
+    """A form's n is a number, and the one quality is the one that edits are charged as."""
+    quality = SETTINGS.models["dall-e-3"].edit_quality
+    assert asked({"n": "3"}, settings=SETTINGS, endpoint="edits") == Asked("dall-e-3", 3, "1024x1024", quality)
+    told = asked({"n": "x", "quality": "none"}, settings=SETTINGS, endpoint="edits")
+    assert told == Asked("dall-e-3", None, "1024x1024", None)

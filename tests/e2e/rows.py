@@ -45,7 +45,7 @@ class Row:
     """One request and everything that is to be seen of it.
 
     when: the row's name. on: the fixture of its gateway. prepare: what comes before, held till after the request;
-    held: how many requests are in flight by that. known: the team is recognized; ordered: the order too. upstream:
+    held: how many requests are in flight by that. known: the team is recognized; ordered: so is the model. upstream:
     the label of its answer. reached: whether the upstream got a whole request, by its own record; without, where a
     request was charged. metric: the label of gateway_errors_total where it is not the code. refusing: rules that
     refuse, as (scope, name, per). more: further series. log: further facts of the log's line.

@@ -147,6 +147,9 @@ def first_of_next_month(today: datetime) -> datetime:
     return (today.replace(day=1) + timedelta(days=32)).replace(day=1)
 
 
+#: What the log says of an order that names none of them.
+DEFAULTS = {"size": "1024x1024", "quality": "standard", "n": 1}
+
 NO_RETRY = {"x-should-retry": "false"}
 SAFE_RETRY = {"retry-after": "3", "x-should-retry": "true"}
 COST = {**NO_RETRY, "x-gateway-cost-usd": "0.04"}
@@ -192,6 +195,7 @@ def _invalid(
     send: Callable[[Watched], Answer],
     *,
     error: type[GatewayError] = errors.ParameterError,
+    ordered: bool = False,
     **more: object,
 ) -> Row:
     return Row(
@@ -204,13 +208,30 @@ def _invalid(
         outcome="refused_invalid",
         says=says,
         param=param,
-        ordered=False,
+        ordered=ordered,
         **more,  # type: ignore[arg-type]  # fields of Row
     )
 
 
 WRONG = (
-    _invalid("n is 0", "invalid_value", "n", "^n must be an integer from 1 to 10; got 0", order(n=0)),
+    _invalid(
+        "n is 0",
+        "invalid_value",
+        "n",
+        "^n must be an integer from 1 to 10; got 0",
+        order(n=0),
+        ordered=True,
+        log={**DEFAULTS, "n": 0},
+    ),
+    _invalid(
+        "a size that there is not",
+        "invalid_value",
+        "size",
+        "^size must be one of",
+        order(size=PROMPT),
+        ordered=True,
+        log={**DEFAULTS, "size": None},
+    ),
     _invalid(
         "no prompt",
         "missing_required_parameter",
@@ -218,6 +239,7 @@ WRONG = (
         "^prompt is missing",
         raw(b'{"n": 1}'),
         error=errors.MissingParameter,
+        ordered=True,
     ),
     _invalid(
         "unknown parameter",
@@ -226,6 +248,7 @@ WRONG = (
         'Did you mean "size"',
         order(sizes="1024x1024"),
         error=errors.UnknownParameter,
+        ordered=True,
     ),
     _invalid(
         "two n",
@@ -276,9 +299,11 @@ FORBIDDEN = tuple(
         param=param,
         team=team,
         endpoint=endpoint,
-        ordered=False,
+        model=str(named.get("model", "dall-e-3")),
+        ordered=bool(named),
+        log={**DEFAULTS, **named} if named else {},
     )
-    for when, error, code, param, team, endpoint, says, send in (
+    for when, error, code, param, team, endpoint, says, send, named in (
         (
             "team suspended",
             errors.TeamSuspended,
@@ -288,6 +313,7 @@ FORBIDDEN = tuple(
             "generations",
             "^Team gone is suspended: budget review",
             order("gone"),
+            {},
         ),
         (
             "model of others",
@@ -298,6 +324,7 @@ FORBIDDEN = tuple(
             "generations",
             "^Team square may not use model drawing",
             order("square", model="drawing"),
+            {"model": "drawing"},
         ),
         (
             "size of others",
@@ -308,6 +335,7 @@ FORBIDDEN = tuple(
             "generations",
             "^Team square may not use size 1792x1024",
             order("square", size="1792x1024"),
+            {"size": "1792x1024"},
         ),
         (
             "quality of others",
@@ -318,6 +346,7 @@ FORBIDDEN = tuple(
             "generations",
             "^Team square may not use quality hd",
             order("square", quality="hd"),
+            {"quality": "hd"},
         ),
         (
             "endpoint of others",
@@ -328,6 +357,7 @@ FORBIDDEN = tuple(
             "edits",
             "^Team square may not use edits",
             edit(wire.image(SMALL), team="square"),
+            {},
         ),
         (
             "endpoint of other models",
@@ -338,6 +368,7 @@ FORBIDDEN = tuple(
             "edits",
             "^Model drawing has no edits",
             edit(wire.text("model", "drawing"), wire.image(SMALL)),
+            {"model": "drawing"},
         ),
     )
 )
@@ -370,8 +401,9 @@ UNFIT = tuple(
         param=param,
         endpoint=endpoint,
         on=on,
+        model="other",
         known=known,
-        ordered=False,
+        ordered=error is errors.ModelNotFound,
         headers=headers,
     )
     for when, error, code, param, endpoint, on, known, says, send, headers in (
