@@ -1,7 +1,8 @@
 """Health: whether the process lives, and whether it should be given requests. Neither asks the paid upstream."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from secrets import token_hex
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -24,7 +25,7 @@ def routes(parts: Parts, *, public: bool) -> list[Route]:
 async def _alive(request: Request) -> Response:
     """The event loop turns."""
     del request
-    return JSONResponse({"status": "ok"})
+    return _answer({"status": "ok"}, 200)
 
 
 async def _ready(request: Request, *, parts: Parts, public: bool) -> Response:
@@ -54,4 +55,9 @@ async def _ready(request: Request, *, parts: Parts, public: bool) -> Response:
             }
             for each in parts.reloads.latest()
         ]
-    return JSONResponse(told, status_code=200 if readiness.ready else 503)
+    return _answer(told, 200 if readiness.ready else 503)
+
+
+def _answer(told: Mapping[str, object], status: int) -> Response:
+    """With the headers that every answer has. No line of the log bears its id: checks are no requests of anyone's."""
+    return JSONResponse(told, status, {"x-request-id": f"req_{token_hex(12)}", "cache-control": "no-store"})

@@ -20,6 +20,7 @@ from gateway.core.errors import (
     UnknownParameter,
     UnsupportedMediaType,
 )
+from gateway.core.orders import DOCUMENTED
 from gateway.core.parameters import folded, named, shown, unknown
 from gateway.core.partheads import PartHead
 from gateway.core.partstream import PartStream
@@ -158,18 +159,20 @@ class FormReader:
             if folded(name) in FILES:
                 raise unknown(name, FILES, place="an edit's files")
             param = named(name)
-            raise ParameterError(f'"{param}" came as a file; files are named image, image[] or mask.', param=param)
+            error = ParameterError if name in DOCUMENTED["edits"] else UnknownParameter
+            raise error(f'"{param}" came as a file; files are named image, image[] or mask.', param=param)
         if name == "mask":
             self._check_first(name)
             return
+        error = DuplicateParameter if name == "image" and name in self._images else ParameterError
         self._images.append(name)
         most = self._limits.max_images
         if len(self._images) > most:
             takes = "one image" if most == 1 else f"at most {most} images"
-            raise ParameterError(f"An edit takes {takes}; more came.", param="image")
+            raise error(f"An edit takes {takes}; more came.", param="image")
         # `image` goes up under that name before it is known whether more will follow, so it stands alone.
         if len(self._images) > 1 and "image" in self._images:
-            raise ParameterError("Several images are named image[], each of them.", param="image")
+            raise error("Several images are named image[], each of them.", param="image")
 
     def _check_text(self, content_type: str) -> None:
         name, meant = self._name, folded(self._name)

@@ -1,6 +1,7 @@
 """The front door over a socket: halves of connections, upgrades, methods, paths, hosts and who is believed."""
 
 import json
+import re
 import socket
 from collections.abc import Sequence
 
@@ -83,6 +84,16 @@ def test_a_health_check_is_a_get(method: str, path: str, roomy: Watched) -> None
     """With another method it is told which ones there are, by anyone, in the one shape of errors."""
     answer = wire.ask(roomy.url, get(path, None, method=method))
     assert (answer.status, answer.error["code"], answer.header("allow")) == (405, "method_not_allowed", "GET, HEAD")
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/livez", "/readyz", "/readyz?verbose"])
+def test_a_health_check_has_the_headers_of_all_answers(path: str, roomy: Watched) -> None:
+    """On both ports: an id of its own, and nobody keeps the answer."""
+    urls = (roomy.url, roomy.gateway.admin_url)
+    answers = [wire.ask(url, get(path, None)) for url in urls]
+    assert [(answer.status, answer.header("cache-control")) for answer in answers] == [(200, "no-store")] * 2
+    ids = {answer.header("x-request-id") or "" for answer in answers}
+    assert len([each for each in ids if re.fullmatch("req_[0-9a-f]{24}", each)]) == 2
 
 
 def test_an_upgrade_is_passed_over(roomy: Watched) -> None:
