@@ -29,6 +29,8 @@ class Per(StrEnum):
     TOTAL = "total"
 
 
+_SHORTEST_FIRST = tuple(Per)
+
 Mode = Literal["enforce", "shadow"]
 
 
@@ -159,10 +161,12 @@ class Verdict:
         return tuple(state for state in self.states if state.refused and state.rule.mode == "shadow")
 
 
-def _reset_rank(state: RuleState) -> float:
+def _reset_rank(state: RuleState) -> tuple[float, int]:
+    """Of rules that an order can never fit, the one with the longest window."""
     if state.rule.unit is Unit.CONCURRENT:
-        return 0.0
-    return float("inf") if state.fits_at is None else state.fits_at
+        return 0.0, 0
+    fits = float("inf") if state.fits_at is None else state.fits_at
+    return fits, _SHORTEST_FIRST.index(state.rule.per or Per.TOTAL)
 
 
 def charges(

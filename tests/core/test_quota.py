@@ -133,6 +133,15 @@ def test_the_refusal_with_the_latest_reset_leads() -> None:
     assert [found.rule.name for found in verdict.shadowed] == ["trial"]
 
 
+def test_of_rules_that_an_order_can_never_fit_the_longest_leads() -> None:
+    """None of them comes free for it; the one that binds longest is told of first, wherever it stands."""
+    windows = [Per.MONTH, Per.MINUTE, Per.TOTAL, Per.DAY, Per.HOUR, Per.WEEK]
+    for order in (windows, windows[::-1]):
+        states = tuple(state(per.value, per=per, fits_at=None) for per in order)
+        found = Verdict(admitted=False, now=0.0, states=states).refusals
+        assert [each.rule.per for each in found] == [*Per][::-1]
+
+
 @given(st.integers(0, 2**53), st.integers(0, 2**53), st.integers(0, 2**53))
 def test_remaining_is_never_below_zero(limit: int, used: int, amount: int) -> None:
     """A limit that was lowered below its use leaves nothing, not less; what exceeds the whole limit never fits."""

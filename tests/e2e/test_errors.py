@@ -93,8 +93,8 @@ def test_each_refusing_rule_is_told(roomy: Watched) -> None:
     images = {"rule": "images-day", "unit": "images", "per": "day", "limit": 1, "used": 1, "requested": 2}
     usd = {"rule": "usd-month", "unit": "usd", "per": "month", "limit": 0.04, "used": 0.04, "requested": 0.08}
     assert told[:2] == [
-        {"scope": "several", "resets_at": midnight, **images},
         {"scope": "several", "resets_at": first, **usd},
+        {"scope": "several", "resets_at": midnight, **images},
     ]
     last = told[2]
     assert [last[name] for name in ("rule", "per", "limit", "used", "requested")] == ["requests-hour", "hour", 1, 1, 1]
