@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from gateway.core import idempotency
 from gateway.core.catalog import Account, Key, Model, Settings, Team
-from gateway.core.errors import GatewayError
+from gateway.core.errors import AuthenticationFailed, GatewayError
 from gateway.core.orders import NOTHING_ASKED, Asked, Order
 from gateway.core.quota import MICRO, Verdict
 from gateway.core.rewriting import FormWriter
@@ -113,6 +113,11 @@ class Exchange:
         """The team as a label: `none` before a key was recognized."""
         return self.team.id if self.team is not None else "none"
 
+    @property
+    def whose(self) -> str:
+        """The team, also where its key has ended or its token is void; `none` where it is not known."""
+        return self.error.team if isinstance(self.error, AuthenticationFailed) else self.label_team
+
     def known(self) -> Team:
         """The team, for steps behind Authenticate."""
         if self.team is None:
@@ -164,7 +169,7 @@ def facts(exchange: Exchange) -> dict[str, object]:
         "request_id": exchange.id,
         "reservation_id": exchange.id if exchange.reserved else None,
         "trace_id": exchange.trace_id,
-        "team": exchange.team.id if exchange.team is not None else None,
+        "team": exchange.whose if exchange.whose != "none" else None,
         "key_id": key.id if key is not None else None,
         "client_ip": exchange.client_ip,
         "endpoint": exchange.endpoint,

@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 from gateway.core.catalog import Settings, Team
 from gateway.core.errors import GatewayError
 from gateway.core.orders import permitted_models, permitted_qualities, permitted_sizes
+from gateway.core.quota import MICRO
 
 _IMAGE = ("team", "endpoint", "model", "size", "quality")
 _LONG = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 20, 30, 40, 60, 90, 120, 180, 240, 300)
@@ -33,6 +34,9 @@ OUTCOMES = (
     "unknown", "client_gone", "internal_error",
 )  # fmt: skip
 
+
+#: Counters that workers keep in micro-dollars: a sum of many cents as floats of dollars is off by a last digit.
+_MONEY = frozenset({"gateway_image_cost_usd", "gateway_image_cost_unknown_usd"})
 
 #: Of the one counter that the master counts in, too.
 RELOADS = "Changes of the config file, by whether they took effect."
@@ -279,10 +283,23 @@ class Readings(Collector):
             yield family
 
 
+class _Counted(Collector):
+    """What all workers counted, money as dollars."""
+
+    def __init__(self, folder: Path) -> None:
+        self._files: Collector = MultiProcessCollector(None, path=str(folder))  # type: ignore[no-untyped-call]
+
+    def collect(self) -> Iterable[Metric]:
+        for family in self._files.collect():
+            if family.name in _MONEY:
+                family.samples = [sample._replace(value=sample.value / MICRO) for sample in family.samples]
+            yield family
+
+
 def exposition(folder: Path, readings: Readings, accept: str) -> tuple[bytes, str]:
     """The text of /metrics and its content type. folder: where all workers write."""
     registry = CollectorRegistry()
-    MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
+    registry.register(_Counted(folder))
     registry.register(readings)
     encoder, content_type = choose_encoder(accept)
     return encoder(registry), content_type

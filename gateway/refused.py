@@ -9,7 +9,7 @@ import json
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from gateway.core.errors import AuthenticationFailed, StoreUnavailable
+from gateway.core.errors import StoreUnavailable
 from gateway.exchange import Exchange
 
 #: What the gateway itself refuses; what the upstream refuses stands in its answer.
@@ -33,7 +33,7 @@ class Refused:
         """A request has ended; what was no refusal to a known team is passed over."""
         if exchange.outcome not in OUTCOMES:
             return
-        team = _team(exchange)
+        team = exchange.whose
         if team not in exchange.settings.teams:
             return
         at = self._clock()
@@ -60,17 +60,11 @@ class Refused:
             return
 
 
-def _team(exchange: Exchange) -> str:
-    if isinstance(exchange.error, AuthenticationFailed):
-        return exchange.error.team
-    return exchange.label_team
-
-
 def _facts(exchange: Exchange) -> dict[str, object]:
     named, error = exchange.named, exchange.error
     facts: dict[str, object] = {
         "id": exchange.id,
-        "team": _team(exchange),
+        "team": exchange.whose,
         "key": exchange.key.id if exchange.key is not None else None,
         "endpoint": exchange.endpoint,
         "model": named.model,

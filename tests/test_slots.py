@@ -179,3 +179,29 @@ def test_no_scrape_finds_a_value_half_written(tmp_path: Path) -> None:
         finally:
             growing.kill()
     assert seen == sorted(seen)
+
+
+MONEY = """
+import sys
+from pathlib import Path
+from gateway.slots import take_slot
+take_slot(Path(sys.argv[1]))
+from gateway.core.settlement import End, Settlement
+from gateway.metrics import Metrics, Readings, exposition
+from gateway.pipeline.meter import Tally
+tally = Tally(Metrics())
+charge = ("design", "key|account|dall-e-3|1024x1024|hd|generations", 1, 70_001)
+for _ in range(1000):
+    tally.presumed([charge])
+text, _ = exposition(Path(sys.argv[1]), Readings([]), "")
+sys.stdout.buffer.write(text)
+"""
+
+
+def test_dollars_are_summed_up_exactly(tmp_path: Path) -> None:
+    """A thousand charges of 7.0001 cents are 70 dollars and a tenth of a cent, and not some 1e-12 beside it."""
+    ended = subprocess.run([sys.executable, "-c", MONEY, str(tmp_path)], check=True, capture_output=True, text=True)
+    labels = '{endpoint="generations",model="dall-e-3",quality="hd",size="1024x1024",team="design"}'
+    for name in ("gateway_image_cost_usd_total", "gateway_image_cost_unknown_usd_total"):
+        assert f"{name}{labels} 70.001\n" in ended.stdout
+    assert f"gateway_images_total{labels} 1000.0\n" in ended.stdout

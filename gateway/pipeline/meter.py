@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway import exchange as exchanges
 from gateway.core.errors import AuthenticationFailed, GatewayError
-from gateway.core.quota import MICRO, Verdict
+from gateway.core.quota import Verdict
 from gateway.core.settlement import End
 from gateway.exchange import Exchange
 from gateway.metrics import Metrics
@@ -116,7 +116,7 @@ class Tally:
             return
         metrics = self.metrics
         metrics.images.labels(*labels).inc(images)
-        metrics.cost.labels(*labels).inc(cost / MICRO)
+        metrics.cost.labels(*labels).inc(cost)
         if unknown:
             metrics.images_unknown.labels(*labels).inc(images)
-            metrics.cost_unknown.labels(*labels).inc(cost / MICRO)
+            metrics.cost_unknown.labels(*labels).inc(cost)

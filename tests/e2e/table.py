@@ -169,7 +169,7 @@ def _unauthorized(when: str, reason: str, send: Callable[[Watched], Answer]) -> 
         known=False,
         ordered=False,
         more={series("gateway_auth_failures_total", reason=reason, team="late" if reason == "expired" else "none"): 1},
-        log={"reason": reason},
+        log={"reason": reason, "team": "late" if reason == "expired" else None},
     )
 
 
