@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from gateway.cli import store
-from gateway.cli.options import ConfigOption, JsonOption, config_path, loaded, span
+from gateway.cli.options import ConfigOption, JsonOption, before_commands, config_path, loaded, span
 from gateway.cli.token import token
 from gateway.core import keys
 
@@ -32,7 +32,7 @@ EXPIRES_SOON = timedelta(days=14)  #: as long as answers carry x-gateway-key-exp
 
 _STYLES = {"active": "green", "expiring": "yellow", "expired": "red", "placeholder": "dim"}
 
-app = typer.Typer(no_args_is_help=True, help="Make, change, list and hash the teams' keys.")
+app = typer.Typer(no_args_is_help=True, callback=before_commands, help="Make, change, list and hash the teams' keys.")
 app.command("token")(token)
 
 

@@ -6,6 +6,7 @@ import typer
 
 from gateway import __version__
 from gateway.cli import check, demo, diff, doctor, explain, init, keys, quota, schema, serve, simulate, usage, why
+from gateway.cli.options import ConfigOption
 
 app = typer.Typer(
     name="gateway",
@@ -39,9 +40,10 @@ def root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
+    config: ConfigOption = None,
 ) -> None:
     """A company's own door to the 3xCoder image API."""
-    del version
+    del version, config
 
 
 def main() -> None:

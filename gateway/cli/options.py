@@ -11,6 +11,16 @@ if TYPE_CHECKING:
 
 DEFAULT_CONFIG = Path("config.yaml")
 
+
+def _nearest(context: typer.Context, value: Path | None) -> Path | None:
+    """The option behind the command, else before it (`gateway -c FILE check`), else the environment's."""
+    source = context.get_parameter_source("config")
+    if context.parent is None or (source is not None and source.name == "COMMANDLINE"):
+        return value
+    found: Path | None = context.parent.params.get("config", value)
+    return found
+
+
 ConfigOption = Annotated[
     Path | None,
     typer.Option(
@@ -18,6 +28,7 @@ ConfigOption = Annotated[
         "-c",
         envvar="GATEWAY_CONFIG",
         metavar="FILE",
+        callback=_nearest,
         help="The configuration file. Default: ./config.yaml",
         show_default=False,
     ),
@@ -45,6 +56,11 @@ def config_path(*given: Path | None) -> Path:
     the option.
     """
     return next((path for path in given if path is not None), DEFAULT_CONFIG)
+
+
+def before_commands(config: ConfigOption = None) -> None:
+    """The callback of a group of commands, which find the option there."""
+    del config
 
 
 def loaded(path: Path) -> "Document":

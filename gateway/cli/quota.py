@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gateway.cli import store
-from gateway.cli.options import ConfigOption, JsonOption, config_path, loaded
+from gateway.cli.options import ConfigOption, JsonOption, before_commands, config_path, loaded
 from gateway.cli.standing import Standing, json_of, print_tables, zone_of
 
 if TYPE_CHECKING:
@@ -36,7 +36,9 @@ ReasonOption = Annotated[
 ]
 
 app = typer.Typer(
-    no_args_is_help=True, help="How quotas stand; grants and corrections, which are kept with who and why."
+    no_args_is_help=True,
+    callback=before_commands,
+    help="How quotas stand; grants and corrections, which are kept with who and why.",
 )
 
 
