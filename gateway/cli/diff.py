@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gateway.cli import store
-from gateway.cli.options import JsonOption
+from gateway.cli.options import ConfigOption, JsonOption, config_path
 
 if TYPE_CHECKING:
     from gateway.config.document import Document
@@ -18,15 +18,20 @@ if TYPE_CHECKING:
 
 
 def diff(
-    old: Annotated[Path, typer.Argument(metavar="OLD", help="The file as it is in force.", show_default=False)],
-    new: Annotated[Path, typer.Argument(metavar="NEW", help="The file as it is to be.", show_default=False)],
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="The file before the change.", show_default=False)],
+    new: Annotated[
+        Path | None,
+        typer.Argument(metavar="[NEW]", help="The file after it. Default: that of --config", show_default=False),
+    ] = None,
     *,
+    config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a change means: teams, keys, limits, prices, with what is used so far beside each limit.
 
     What is used comes from the store that OLD names. Without it the rest is told all the same. No secret is needed but
-    the store's, and none is printed. Comments, order and spelling are no difference.
+    the store's, and none is printed. Comments, order and spelling are no difference. An older version against the
+    configuration as it is now: gateway diff older.yaml
 
     Exit 0: no difference. 1: there are some. 2: one of the files cannot be read or is wrong.
 
@@ -35,7 +40,7 @@ def diff(
     from gateway.config.compile import compile_settings
     from gateway.core.changes import differences, told
 
-    before, after = _valid(old), _valid(new)
+    before, after = _valid(old), _valid(config_path(new, config))
     # As if both stood in one place: a copy made for review is not another data_dir.
     earlier = compile_settings(replace(before, path=after.path), None)
     found = differences(earlier, compile_settings(after, None))

@@ -48,6 +48,18 @@ def test_what_is_used_stands_beside_the_limit(gateway: Running, tmp_path: Path) 
     assert (back.exit_code, back.stdout.splitlines()[0]) == (1, "design: images-day 25 -> 10; 3 used")
 
 
+def test_without_a_second_file_it_is_the_configuration(gateway: Running, tmp_path: Path) -> None:
+    """What has become of an older version: the other file is that of -c, or of the environment."""
+    now = gateway.folder / "config.yaml"
+    old = raised(now, tmp_path)
+    told = ["design: images-day 25 -> 10; 3 used", "account main: another api_key", "2 differences."]
+    for words, environ in ((["diff", str(old), "-c", str(now)], None), (["diff", str(old)], str(now))):
+        found = CliRunner(env={"GATEWAY_CONFIG": environ}).invoke(app, words)
+        assert (found.exit_code, found.stdout.splitlines()) == (1, told)
+    both = CliRunner().invoke(app, ["-c", str(tmp_path / "none.yaml"), "diff", str(old), str(now)])
+    assert (both.exit_code, both.stdout.splitlines()) == (1, told)
+
+
 def test_a_script_reads_it_as_json(gateway: Running, tmp_path: Path) -> None:
     """Each difference is an object with the values before and after, the rule and what is used of it."""
     now = gateway.folder / "config.yaml"
