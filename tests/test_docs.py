@@ -94,15 +94,18 @@ def all_errors(root: type[errors.GatewayError] = errors.GatewayError) -> Iterato
         yield from all_errors(found)
 
 
-def commands(group: Any = None, words: tuple[str, ...] = ()) -> dict[str, str]:
-    """The help of every command there is, by the words that call it."""
-    found: dict[str, str] = {}
-    for name, command in (group or typer.main.get_group(app)).commands.items():
-        if hasattr(command, "commands"):
-            found |= commands(command, (*words, name))
-        else:
-            found[" ".join((*words, name))] = inspect.cleandoc(command.help or "")
-    return found
+def helps(command: Any = None, words: tuple[str, ...] = ("gateway",)) -> Iterator[tuple[str, str, bool]]:
+    """The words that call each command and each group of them, their help, and whether it is a group."""
+    command = command or typer.main.get_group(app)
+    inner = getattr(command, "commands", {})
+    yield " ".join(words), inspect.cleandoc(command.help or ""), bool(inner)
+    for name, each in inner.items():
+        yield from helps(each, (*words, name))
+
+
+def commands() -> list[str]:
+    """The words that call each command, without the first."""
+    return [words.removeprefix("gateway ") for words, _, group in helps() if not group]
 
 
 # What must be said
@@ -414,10 +417,12 @@ def test_a_piece_of_configuration_is_right(block: Block, folder: Folder) -> None
     ]
 
 
-@pytest.mark.parametrize("name", sorted(commands()))
-def test_the_example_of_a_command_runs(name: str, folder: Folder, simulator: SimulatorThread) -> None:
-    """The example at the end of each command's help works."""
-    (text,) = re.findall(r"^Example: (gateway .*)$", commands()[name], re.MULTILINE)
+@pytest.mark.parametrize(("words", "told"), [pytest.param(words, told, id=words) for words, told, _ in helps()])
+def test_the_example_of_a_command_runs(words: str, told: str, folder: Folder, simulator: SimulatorThread) -> None:
+    """The example at the end of the help of each command, and of each group of them, works."""
+    (text,) = re.findall(r"^Example: (gateway .*)$", told, re.MULTILINE)
+    assert text.startswith(words)
+    name = words.removeprefix("gateway ")
     log = folder.path / "log"
     if name == "serve":
         with running(text, folder.path, log) as process:
@@ -432,7 +437,7 @@ def test_the_example_of_a_command_runs(name: str, folder: Folder, simulator: Sim
         text_of = path.read_text("utf-8")
         path.write_text(text_of.replace("upstream: {", f"upstream: {{base_url: {simulator.base_url}, "), "utf-8")
         bash(text, folder.path)
-    elif name.startswith(("quota ", "usage", "why")):  # they speak to the store, which the gateway runs
+    elif name.startswith(("quota", "usage", "why")):  # they speak to the store, which the gateway runs
         with running("gateway serve", folder.path, log) as process:
             until(lambda: answers(f"{folder.public}/readyz"), process, log)
             bash(text, folder.path)

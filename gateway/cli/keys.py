@@ -32,7 +32,11 @@ EXPIRES_SOON = timedelta(days=14)  #: as long as answers carry x-gateway-key-exp
 
 _STYLES = {"active": "green", "expiring": "yellow", "expired": "red", "placeholder": "dim"}
 
-app = typer.Typer(no_args_is_help=True, callback=before_commands, help="Make, change, list and hash the teams' keys.")
+app = typer.Typer(
+    no_args_is_help=True,
+    callback=before_commands,
+    help="Make, change, list and hash the teams' keys.\n\nExample: gateway keys new --team design --id laptop",
+)
 app.command("token")(token)
 
 

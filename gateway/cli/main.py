@@ -10,7 +10,6 @@ from gateway.cli.options import ConfigOption
 
 app = typer.Typer(
     name="gateway",
-    help="A company's own door to the 3xCoder image API: a key per team, quotas that hold, usage you can see.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,  # locals may hold secrets
 )
@@ -42,7 +41,10 @@ def root(
     ] = False,
     config: ConfigOption = None,
 ) -> None:
-    """A company's own door to the 3xCoder image API."""
+    """A company's own door to the 3xCoder image API: a key per team, quotas that hold, usage you can see.
+
+    Example: gateway demo --once
+    """
     del version, config
 
 

@@ -38,7 +38,8 @@ ReasonOption = Annotated[
 app = typer.Typer(
     no_args_is_help=True,
     callback=before_commands,
-    help="How quotas stand; grants and corrections, which are kept with who and why.",
+    help="How quotas stand; grants and corrections, which are kept with who and why.\n\n"
+    "Example: gateway quota show --team design",
 )
 
 
