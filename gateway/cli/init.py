@@ -60,11 +60,12 @@ _BY_URL = "  kind: redis               # one Redis or Valkey for all hosts\n  ur
 
 def init(
     *,
-    team: Annotated[str | None, typer.Option(metavar="T", help="The first team's id.", show_default=False)] = None,
+    team: Annotated[str | None, typer.Option(metavar="T", help="The first team's id. Default: design")] = None,
     images: Annotated[str | None, typer.Option(metavar="N", help="Its images a day. Default: 100")] = None,
     zone: Annotated[str | None, typer.Option("--timezone", metavar="Z", help="Whose days. Default: UTC")] = None,
     contact: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Whom people ask who were refused.", show_default=False)
+        str | None,
+        typer.Option(metavar="TEXT", help="Whom people ask who were refused. Default: the gateway's operators"),
     ] = None,
     store: Annotated[
         str | None, typer.Option(metavar="WHERE", help="embedded, or where its URL is: env:NAME. Default: embedded")
@@ -77,7 +78,8 @@ def init(
 ) -> None:
     """Write a first configuration with a team and a key for it, which is printed this once.
 
-    What no option says is asked for; without a terminal the defaults are taken. A file that is there stays.
+    What no option says is asked for: one line for each question, from the keyboard or a pipe. An empty line takes the
+    default, and so does the end of a pipe. A file that is there stays.
 
     Example: gateway init -c first.yaml --team design --contact image-gateway@example.com
     """
@@ -88,10 +90,10 @@ def init(
     path = config_path(config)
     if path.exists() and not force:
         _fail(f"{path} is there already, and stays as it is; --force writes over it")
-    team = _answer("--team", team, "The first team's id (a-z, 0-9, -)", None, values.identifier)
+    team = _answer("--team", team, "The first team's id (a-z, 0-9, -)", "design", values.identifier)
     number = _answer("--images", images, "Images it may make in a day", "100", lambda text: count(Number(text)))
     zone = _answer("--timezone", zone, "Time zone in which its days begin", "UTC", values.zone)
-    contact = _answer("--contact", contact, "Whom people ask who were refused", None, _contact)
+    contact = _answer("--contact", contact, "Whom people ask who were refused", "the gateway's operators", _contact)
     place = _answer("--store", store, "Where counters live: embedded, or where a URL is", "embedded", _store)
     where = _answer("--upstream-key", upstream_key, "Where 3xCoder's key is", "env:THREEXCODER_API_KEY", _reference)
     secret = keys.make(secrets.token_bytes(keys.RANDOM_BYTES))
@@ -114,30 +116,28 @@ def init(
     _tell(path, team, secret, [ref for ref in (where, place) if ref.startswith("env:")])
 
 
-def _answer(option: str, given: str | None, question: str, default: str | None, read: Callable[[str], T]) -> T:
-    """The option's value or, on a terminal, the answer to a question, asked again until it can be used."""
-    asking = given is None and sys.stdin.isatty()
+def _answer(option: str, given: str | None, question: str, default: str, read: Callable[[str], T]) -> T:
+    """The option's value or the answer to a question, which on a terminal is asked again until it can be used."""
     while True:
-        text = _asked(question, default) if asking else given or default
-        if text is None:
-            raise typer.BadParameter("is needed: there is no terminal to ask on", param_hint=option)
+        text = _asked(question, default) if given is None else given
         try:
             return read(text)
         except ValueError as error:
-            if not asking:
+            if given is not None or not sys.stdin.isatty():
                 raise typer.BadParameter(str(error), param_hint=option) from error
             typer.echo(f"{error}", err=True)
 
 
-def _asked(question: str, default: str | None) -> str:
-    """One line from the terminal. typer's own prompt would leave blanks on standard output, where the key goes."""
-    while True:
-        typer.echo(f"{question} [{default}]: " if default else f"{question}: ", nl=False, err=True)
-        line = sys.stdin.readline()
-        if not line:
-            raise typer.Abort
-        if text := line.strip() or default:
-            return text
+def _asked(question: str, default: str) -> str:
+    """One line of standard input. typer's own prompt would leave blanks on standard output, where the key goes."""
+    typed = sys.stdin.isatty()
+    typer.echo(f"{question} [{default}]: ", nl=False, err=True)
+    line = sys.stdin.readline()
+    if not typed:
+        typer.echo(err=True)  # as the keyboard's own newline would
+    elif not line:
+        raise typer.Abort
+    return line.strip() or default
 
 
 def _contact(text: str) -> str:

@@ -74,10 +74,33 @@ def test_an_answer_that_cannot_be_used_is_a_usage_error(tmp_path: Path, words: l
     assert "hunter2" not in result.output
 
 
-def test_without_a_terminal_what_is_needed_must_be_said(tmp_path: Path) -> None:
-    """A script that forgets the team is told, and does not wait for an answer."""
-    result = CliRunner().invoke(app, ["init", "-c", str(tmp_path / "config.yaml")])
-    assert result.exit_code == 2
+@pytest.mark.parametrize(
+    ("lines", "team", "images", "contact"),
+    [
+        ("", "design", 100, "the gateway's operators"),
+        ("\n" * 9, "design", 100, "the gateway's operators"),
+        ("research\n12", "research", 12, "the gateway's operators"),
+        ("research\n\n\nAnn\n\n\n", "research", 100, "Ann"),
+    ],
+)
+def test_answers_come_from_a_pipe(tmp_path: Path, lines: str, team: str, images: int, contact: str) -> None:
+    """A line answers a question; where it is empty or there is none, the default does. Only the key is printed."""
+    path = tmp_path / "config.yaml"
+    result = CliRunner().invoke(app, ["init", "-c", str(path)], input=lines)
+    assert result.exit_code == 0, result.output
+    document = load(path)
+    assert document.warnings() == []
+    assert list(document.config.teams) == [team]
+    assert document.config.teams[team].quotas[0].images == images
+    assert document.config.contact == contact
+    assert len(result.stdout.split()) == 1
+
+
+def test_a_wrong_answer_from_a_pipe_is_a_usage_error(tmp_path: Path) -> None:
+    """The next line answers another question, so nothing is asked again; nothing is written."""
+    path = tmp_path / "config.yaml"
+    result = CliRunner().invoke(app, ["init", "-c", str(path)], input="Design\ndesign\n")
+    assert (result.exit_code, result.stdout, path.exists()) == (2, "", False)
     assert "--team" in result.stderr
 
 
