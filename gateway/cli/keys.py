@@ -30,6 +30,7 @@ _FURTHEST_ZONE = 12 * 3600
 
 EXPIRES_SOON = timedelta(days=14)  #: as long as answers carry x-gateway-key-expires
 
+_COLUMNS = ("team", "id", "expires", "state", "last used")
 _STYLES = {"active": "green", "expiring": "yellow", "expired": "red", "placeholder": "dim"}
 
 app = typer.Typer(
@@ -154,6 +155,7 @@ def list_keys(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     elif sys.stdout.isatty():
         _print_table(listed, known=known)
     else:
+        typer.echo("\t".join(_COLUMNS))
         for key in listed:
             typer.echo("\t".join((key.team, key.id, key.expires or "never", key.state, _use(key, known=known))))
 
@@ -295,7 +297,7 @@ def _print_table(listed: list[ListedKey], *, known: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("team", "id", "expires", "state", "last used", box=None, header_style="bold")
+    table = Table(*_COLUMNS, box=None, header_style="bold")
     for key in listed:
         table.add_row(
             key.team, key.id, key.expires or "never", f"[{_STYLES[key.state]}]{key.state}[/]", _use(key, known=known)

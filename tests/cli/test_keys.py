@@ -169,9 +169,13 @@ def test_list_gives_scripts_every_key_with_its_state(config: Path) -> None:
 
 
 def test_list_is_plain_in_a_pipe(config: Path) -> None:
-    """Without a terminal each key is a line of five fields with tabs between them; without a store the last is ?."""
+    """Without a terminal each key is a line of five fields with tabs between them, and above them are their names.
+
+    Without a store the last field is ?.
+    """
     result = CliRunner().invoke(app, ["list", "--config", str(config)])
     assert result.stdout.splitlines() == [
+        "team\tid\texpires\tstate\tlast used",
         "design\told\t2020-06-30\texpired\t?",
         "design\tci\tnever\tactive\t?",
         "research\tfirst\t2999-06-30\tplaceholder\t?",
@@ -181,7 +185,7 @@ def test_list_is_plain_in_a_pipe(config: Path) -> None:
 def test_list_finds_the_config_in_the_environment(config: Path) -> None:
     """GATEWAY_CONFIG names the file where no option does."""
     result = CliRunner().invoke(app, ["list"], env={"GATEWAY_CONFIG": str(config)})
-    assert (result.exit_code, len(result.stdout.splitlines())) == (0, 3)
+    assert (result.exit_code, len(result.stdout.splitlines())) == (0, 4)
 
 
 def test_list_tells_what_is_wrong_with_the_config(config: Path, tmp_path: Path) -> None:

@@ -199,12 +199,15 @@ def test_show_has_every_rule_as_it_stands(hosts: Hosts) -> None:
 
 
 def test_show_is_lines_with_tabs_in_a_pipe(hosts: Hosts) -> None:
-    """Each rule is a line of ten fields; grants and changes follow, each group behind an empty line."""
+    """Each rule is a line of ten fields, below their names; grants and changes follow, each behind an empty line."""
     result = hosts.command("quota", "show", "--team", "rich")
     assert result.exit_code == 0
     groups = [[line.split("\t") for line in group.splitlines()] for group in result.stdout.strip().split("\n\n")]
     assert [len(group[0]) for group in groups] in ([10], [10, 6, 8])
-    assert groups[0][0][:5] == ["rich", "usd-month", "usd", "month", "enforce"]
+    assert [line[:5] for line in groups[0]] == [
+        ["team", "rule", "unit", "per", "mode"],
+        ["rich", "usd-month", "usd", "month", "enforce"],
+    ]
 
 
 # What cannot be done
@@ -280,7 +283,7 @@ def test_the_embedded_store_is_found_while_its_gateway_runs() -> None:
         with running_gateway(config=config, environ={"XDG_RUNTIME_DIR": ""}) as gateway, TemporaryDirectory() as other:
             words = ["quota", "show", "-c", str(gateway.folder / "config.yaml")]
             shown = CliRunner(env={"XDG_RUNTIME_DIR": other}).invoke(app, words)
-            assert (shown.exit_code, shown.stdout.splitlines()[0].split("\t")[:2]) == (0, ["design", "images-day"])
+            assert (shown.exit_code, shown.stdout.splitlines()[1].split("\t")[:2]) == (0, ["design", "images-day"])
             gateway.stop()
             gone = CliRunner().invoke(app, words)
             assert gone.exit_code == 1

@@ -111,7 +111,7 @@ def test_whole_months_are_the_sum_of_their_days(hosts: Hosts, orders: list[Recor
 
 
 def test_csv_and_lines_say_what_json_says(hosts: Hosts, orders: list[RecordedRequest]) -> None:
-    """CSV has a header and a row a group; a pipe gets lines between tabs, the total last."""
+    """CSV has a header and a row a group; a pipe gets the same header and rows between tabs, the total last."""
     assert orders
     words = ["--by", "team,quality", "--from", _day(-2), "--to", _day(2)]
     told = hosts.told("usage", *words)
@@ -120,7 +120,8 @@ def test_csv_and_lines_say_what_json_says(hosts: Hosts, orders: list[RecordedReq
         (r["team"], r["quality"], r["images"], r["usd"]) for r in told["rows"]
     ]
     lines = [line.split("\t") for line in hosts.command("usage", *words).stdout.strip().splitlines()]
-    assert [line[2:] for line in lines[:-1]] == [[r[c] for c in list(r)[2:]] for r in rows]
+    assert lines[0] == list(rows[0])
+    assert [line[2:] for line in lines[1:-1]] == [[r[c] for c in list(r)[2:]] for r in rows]
     assert lines[-1] == ["total", "", "18", "12", "6", "1.28", "0.48"]
 
 
@@ -301,6 +302,7 @@ def test_explain_does_without_a_store(hosts: Hosts) -> None:
     result = CliRunner(env=away).invoke(app, words)
     assert result.exit_code == 0, result.output
     assert "edits, for team tight: $0.04" in result.stdout
+    assert "rule\tscope\tmode\tasked\tused\tlimit\tresets\tverdict\n" in result.stdout
     assert "images-day\ttight\tenforce\t1 image\t?\t3 images" in result.stdout
     assert "cannot be reached" in result.stderr
     assert "hunter2" not in result.output
