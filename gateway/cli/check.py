@@ -3,7 +3,7 @@
 import json as jsonlib
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 from rich.console import Console
@@ -15,6 +15,16 @@ from gateway.config.document import Document
 from gateway.config.file import load
 from gateway.config.problems import ConfigErrors, ConfigUnreadable, Problem
 from gateway.config.series import series_bound
+
+
+class Facts(NamedTuple):
+    """What a file without errors comes to. series: at most, in Prometheus. hash: names the version."""
+
+    teams: int
+    keys: int
+    rules: int
+    series: int
+    hash: str
 
 
 def check(
@@ -48,15 +58,22 @@ def check(
     if warnings and strict:
         code = code or 1
     if json:
-        print(jsonlib.dumps([*(_row(p, "error") for p in errors), *(_row(p, "warning") for p in warnings)], indent=2))
+        print(jsonlib.dumps(_json_of(document, errors, warnings), indent=2))
     else:
         _print(path, document, errors, warnings)
     raise typer.Exit(code)
 
 
-def _row(problem: Problem, severity: str) -> dict[str, str | int]:
+def _json_of(document: Document | None, errors: list[Problem], warnings: list[Problem]) -> dict[str, object]:
     return {
-        "severity": severity,
+        "errors": [_row(problem) for problem in errors],
+        "warnings": [_row(problem) for problem in warnings],
+        "facts": _facts(document)._asdict() if document is not None else None,
+    }
+
+
+def _row(problem: Problem) -> dict[str, str | int]:
+    return {
         "file": problem.file,
         "line": problem.line,
         "column": problem.col,
@@ -72,7 +89,7 @@ def _print(path: Path, document: Document | None, errors: list[Problem], warning
     for problem in warnings:
         console.print(_line(problem, "warning: ", "yellow"))
     found = f"{_counted(len(errors), 'error')}, {_counted(len(warnings), 'warning')}"
-    facts = f"; {_facts(document)}" if document is not None else ""
+    facts = f"; {_told(_facts(document))}" if document is not None else ""
     console.print(Text(f"{path}: {found}{facts}", style="bold"))
 
 
@@ -84,14 +101,16 @@ def _line(problem: Problem, severity: str, style: str) -> Text:
     )
 
 
-def _facts(document: Document) -> str:
+def _facts(document: Document) -> Facts:
     settings = compile_settings(document, None)
     rules = len(settings.organization) + sum(len(team.rules) for team in settings.teams.values())
     keys = sum(len(team.keys) for team in document.config.teams.values())
-    return (
-        f"{_counted(len(settings.teams), 'team')}, {_counted(keys, 'key')}, {_counted(rules, 'rule')}, "
-        f"at most {series_bound(settings)} series, hash {document.hash}"
-    )
+    return Facts(len(settings.teams), keys, rules, series_bound(settings), document.hash)
+
+
+def _told(facts: Facts) -> str:
+    counts = (_counted(facts.teams, "team"), _counted(facts.keys, "key"), _counted(facts.rules, "rule"))
+    return f"{', '.join(counts)}, at most {facts.series} series, hash {facts.hash}"
 
 
 def _counted(number: int, noun: str) -> str:

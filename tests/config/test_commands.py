@@ -71,12 +71,22 @@ def test_secrets_are_asked_for_only_with_resolve(file: Path) -> None:
 
 
 def test_json_lists_every_finding(file: Path) -> None:
-    """Scripts get severity, place and message of each finding."""
+    """Scripts get place and message of each error and each warning, and what a right file comes to."""
     file.write_text(WARNED)
     path, message = WARNING.split(": ", 1)
-    assert json.loads(run("check", file, "--json").stdout) == [
-        {"severity": "warning", "file": str(file), "line": 5, "column": 9, "path": path, "message": message}
-    ]
+    told = json.loads(run("check", file, "--json").stdout)
+    facts = told.pop("facts")
+    assert told == {
+        "errors": [],
+        "warnings": [{"file": str(file), "line": 5, "column": 9, "path": path, "message": message}],
+    }
+    assert (facts["teams"], facts["keys"], facts["rules"]) == (1, 0, 0)
+    assert f"at most {facts['series']} series, hash {facts['hash']}" in run("check", file).stdout
+
+    file.write_text(SMALLEST + "listen: {workers: 0}\n")
+    wrong = json.loads(run("check", file, "--json").stdout)
+    assert ([error["path"] for error in wrong["errors"]], wrong["warnings"]) == (["listen.workers"], [])
+    assert wrong["facts"] is None
 
 
 def test_the_file_is_the_argument_the_option_or_the_environments(file: Path) -> None:
