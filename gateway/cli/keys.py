@@ -13,6 +13,7 @@ from datetime import UTC, date, datetime, timedelta
 from difflib import get_close_matches
 from getpass import getpass
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -58,6 +59,7 @@ class ListedKey:
 
 @app.command("new")
 def new(
+    *,
     team: Annotated[str, typer.Option(metavar="T", help="The team's id.", show_default=False)],
     key_id: Annotated[str, typer.Option("--id", metavar="ID", help="Names the key in metrics.", show_default=False)],
     expires: Annotated[
@@ -68,6 +70,7 @@ def new(
         bool, typer.Option("--write", help="Put the entry into the config, which else stays as it is.")
     ] = False,
     config: ConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Make a key: prints the secret, this once, and under it the entry for the team's `keys:` in the config.
 
@@ -78,14 +81,19 @@ def new(
     """
     _check_words(team, key_id, expires)
     secret = keys.make(secrets.token_bytes(keys.RANDOM_BYTES))
+    facts, written = _facts(key_id, secret, expires), None
     if config is not None or write:
         document = loaded(config_path(config))
         _check_place(document, team, key_id)
         if write:
-            _write(document, team, _facts(key_id, secret, expires), {})
-            _show(team, secret, f"Written into {document.path}.", None)
-            return
-    _show(team, secret, f"Into the config, under teams: {team}: keys:", entry(key_id, secret, expires))
+            _write(document, team, facts, {})
+            written = document.path
+    if as_json:
+        _print_json(team, secret, facts, written)
+    elif written is not None:
+        _show(team, secret, f"Written into {written}.", None)
+    else:
+        _show(team, secret, f"Into the config, under teams: {team}: keys:", entry(facts))
 
 
 @app.command("rotate")
@@ -101,6 +109,7 @@ def rotate(
         bool, typer.Option("--write", help="Put both into the config, which else stays as it is.")
     ] = False,
     config: ConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Make a new key beside an old one, which then ends after the overlap: its users change over meanwhile.
 
@@ -111,7 +120,7 @@ def rotate(
     """
     _check_words(team, key_id, expires)
     document = loaded(config_path(config))
-    ends = datetime.fromtimestamp(int(time.time()) + span(overlap, "--overlap"), UTC)
+    end = datetime.fromtimestamp(int(time.time()) + span(overlap, "--overlap"), UTC)
     _check_team(document, team)
     listed = [key for key in listing(document, now=time.time()) if key.team == team]
     old = next((key for key in listed if key.id == key_id), None)
@@ -119,19 +128,21 @@ def rotate(
         _fail(f"team {team} has no key {key_id}; it has: {', '.join(key.id for key in listed) or 'none'}")
     if old.state == "expired":
         _fail(f"key {key_id} of team {team} has ended already: make another with `gateway keys new`")
-    stays = old.expires_at is not None and datetime.fromisoformat(old.expires_at) <= ends
-    moment = f"{ends:%Y-%m-%dT%H:%M:%SZ}"
+    stays = old.expires_at is not None and datetime.fromisoformat(old.expires_at) <= end
+    moment = f"{end:%Y-%m-%dT%H:%M:%SZ}"
     new_id = _next_id(key_id, {key.id for key in listed})
     secret = keys.make(secrets.token_bytes(keys.RANDOM_BYTES))
+    facts, ends = _facts(new_id, secret, expires), {} if stays else {key_id: moment}
     if write:
-        _write(document, team, _facts(new_id, secret, expires), {} if stays else {key_id: moment})
+        _write(document, team, facts, ends)
+    if as_json:
+        _print_json(team, secret, facts, document.path if write else None, ends=ends)
+    elif write:
         words = f"Written into {document.path} as {new_id}; {key_id} works until {old.expires if stays else moment}."
         _show(team, secret, words, None)
-        return
-    words = f"Into the config, under teams: {team}: keys:"
-    if not stays:
-        words = f'Into the config: expires: "{moment}" with key {key_id}, and under teams: {team}: keys:'
-    _show(team, secret, words, entry(new_id, secret, expires))
+    else:
+        also = "," if stays else f': expires: "{moment}" with key {key_id}, and'
+        _show(team, secret, f"Into the config{also} under teams: {team}: keys:", entry(facts))
 
 
 @app.command("list")
@@ -255,9 +266,23 @@ def _show(team: str, secret: str, words: str, line: str | None) -> None:
         typer.echo(line)
 
 
-def entry(key_id: str, secret: str, expires: str | None) -> str:
+def _print_json(team: str, secret: str, facts: dict[str, str], written: Path | None, **more: object) -> None:
+    """written: the file that has the entry now; None where it is still to be put into one."""
+    told = {
+        "team": team,
+        "id": facts["id"],
+        "key": secret,
+        "sha256": facts["sha256"],
+        "expires": facts.get("expires"),
+        "entry": entry(facts),
+        "written": None if written is None else str(written),
+    }
+    typer.echo(json.dumps(told | more, indent=2))
+
+
+def entry(facts: dict[str, str]) -> str:
     """The key's line in the config. The id is quoted: an id like 12 or null would be no text in YAML."""
-    return "- {" + ", ".join(f'{name}: "{value}"' for name, value in _facts(key_id, secret, expires).items()) + "}"
+    return "- {" + ", ".join(f'{name}: "{value}"' for name, value in facts.items()) + "}"
 
 
 def listing(document: "Document", *, now: float) -> list[ListedKey]:

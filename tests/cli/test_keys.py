@@ -67,6 +67,19 @@ def test_new_prints_the_secret_and_its_entry() -> None:
     assert "teams: design: keys:" in result.stderr
 
 
+def test_new_gives_scripts_the_key_with_its_entry() -> None:
+    """JSON has the key once, its hash, its end and the line for the config; nothing else is printed."""
+    words = ["new", "--team", "design", "--id", "12", "--json"]
+    told = json.loads(CliRunner().invoke(app, [*words, "--expires", "2030-06-30"]).stdout)
+    assert looks_like_key(told["key"])
+    hashed = digest(told["key"]).hex()
+    entry = {"id": "12", "sha256": hashed, "expires": "2030-06-30"}
+    assert YAML(typ="safe").load(told["entry"]) == [entry]
+    assert told == {**entry, "team": "design", "key": told["key"], "entry": told["entry"], "written": None}
+    result = CliRunner().invoke(app, words)
+    assert (result.stderr, json.loads(result.stdout)["expires"]) == ("", None)
+
+
 def test_new_makes_another_key_each_time() -> None:
     """Two keys of one id differ, and without --expires the entry names no end."""
     first, second = (CliRunner().invoke(app, ["new", "--team", "design", "--id", "ci"]).stdout for _ in range(2))

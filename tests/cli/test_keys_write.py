@@ -120,6 +120,23 @@ def test_a_rotated_key_ends_after_the_overlap(tmp_path: Path, shape: str) -> Non
     assert keys_of(path)["ci"] == found["ci"]
 
 
+def test_scripts_read_where_a_key_was_written(tmp_path: Path) -> None:
+    """JSON names the file, and `rotate` the key that ends, with its moment as the file has it."""
+    path = written(tmp_path, SHAPES["a list of lines"][0])
+    words = ["-c", str(path), "--team", "design", "--write", "--json"]
+    new = json.loads(call("new", "--id", "new", *words).stdout)
+    assert (new["written"], keys_of(path)["new"][0]) == (str(path), new["sha256"])
+    assert "ends" not in new
+    rotated = json.loads(call("rotate", "--id", "ci", *words).stdout)
+    assert (rotated["id"], rotated["written"]) == ("ci-2", str(path))
+    assert digest(rotated["key"]).hex() == rotated["sha256"] == keys_of(path)["ci-2"][0]
+    assert {"ci": str(keys_of(path)["ci"][1])} == {
+        id_: str(datetime.fromisoformat(moment)) for id_, moment in rotated["ends"].items()
+    }
+    again = json.loads(call("rotate", "--id", "ci", *words[:-2], "--json").stdout)
+    assert (again["written"], again["ends"], "ci-3" in keys_of(path)) == (None, {}, False)
+
+
 def test_an_end_that_comes_sooner_stays(tmp_path: Path) -> None:
     """A key that would end before the overlap does is not lengthened by it; one that ends later is shortened."""
     soon = f"{datetime.now(UTC) + timedelta(hours=1):%Y-%m-%dT%H:%M:%SZ}"
