@@ -18,7 +18,7 @@ import typer
 
 from gateway.cli import store
 from gateway.cli.keys import listing
-from gateway.cli.options import ConfigOption, JsonOption, config_path, loaded
+from gateway.cli.options import ConfigOption, JsonOption, check_known, config_path, loaded
 
 if TYPE_CHECKING:
     from gateway.config.document import Document
@@ -56,13 +56,12 @@ def doctor(
     Example: gateway doctor --json
     """
     from gateway.config.compile import compile_settings
-    from gateway.config.problems import or_else
 
     document = loaded(config_path(config))
     settings = compile_settings(document, None)
     teams = [*settings.teams]
-    if team is not None and team not in teams:
-        raise typer.BadParameter(f"unknown team {team}{or_else(team, teams)}", param_hint="--team")
+    if team is not None:
+        check_known("--team", team, teams)
     found = []
     for finding in findings(document, settings):
         found.append(finding)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gateway.cli import store
-from gateway.cli.options import ConfigOption, JsonOption, config_path, loaded
+from gateway.cli.options import ConfigOption, JsonOption, check_known, config_path, loaded
 from gateway.cli.tables import print_table
 
 if TYPE_CHECKING:
@@ -58,15 +58,12 @@ def explain(
     Example: gateway explain --team design --size 1792x1024 --quality hd -n 2
     """
     from gateway.config.compile import compile_settings
-    from gateway.config.problems import or_else
 
     document = loaded(config_path(config))
     settings = compile_settings(document, None)
-    found = settings.teams.get(team)
-    if found is None:
-        raise typer.BadParameter(f"unknown team {team}{or_else(team, [*settings.teams])}", param_hint="--team")
+    check_known("--team", team, settings.teams)
     asked = {"model": model, "size": size, "quality": quality, "n": n}
-    told = _explained(document, settings, found, endpoint, asked)
+    told = _explained(document, settings, settings.teams[team], endpoint, asked)
     if as_json:
         typer.echo(json.dumps(_json_of(told, team), indent=2, ensure_ascii=False))
     else:

@@ -10,7 +10,6 @@ import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, timedelta
-from difflib import get_close_matches
 from getpass import getpass
 from itertools import count
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from gateway.cli import store
-from gateway.cli.options import ConfigOption, JsonOption, before_commands, config_path, loaded, span
+from gateway.cli.options import ConfigOption, JsonOption, before_commands, check_known, config_path, loaded, span
 from gateway.cli.token import token
 from gateway.core import keys
 
@@ -121,11 +120,12 @@ def rotate(
     _check_words(team, key_id, expires)
     document = loaded(config_path(config))
     end = datetime.fromtimestamp(int(time.time()) + span(overlap, "--overlap"), UTC)
-    _check_team(document, team)
+    check_known("--team", team, document.config.teams)
     listed = [key for key in listing(document, now=time.time()) if key.team == team]
     old = next((key for key in listed if key.id == key_id), None)
     if old is None:
-        _fail(f"team {team} has no key {key_id}; it has: {', '.join(key.id for key in listed) or 'none'}")
+        has = ", ".join(key.id for key in listed) or "none"
+        raise typer.BadParameter(f"team {team} has no key {key_id}; it has: {has}", param_hint="--id")
     if old.state == "expired":
         _fail(f"key {key_id} of team {team} has ended already: make another with `gateway keys new`")
     stays = old.expires_at is not None and datetime.fromisoformat(old.expires_at) <= end
@@ -213,16 +213,9 @@ def _check_words(team: str, key_id: str, expires: str | None) -> None:
         raise typer.BadParameter(f"{expires} is over: the key would never work", param_hint="--expires")
 
 
-def _check_team(document: "Document", team: str) -> None:
-    teams = document.config.teams
-    if team not in teams:
-        near = get_close_matches(team, teams, n=1)
-        _fail(f"there is no team {team} in {document.path}" + (f"; did you mean {near[0]}?" if near else ""))
-
-
 def _check_place(document: "Document", team: str, key_id: str) -> None:
     """Fails where the config has no such team, or the team such a key already."""
-    _check_team(document, team)
+    check_known("--team", team, document.config.teams)
     if any(key.id == key_id for key in document.config.teams[team].keys):
         _fail(f"team {team} has a key {key_id} already; take another id")
 

@@ -1,6 +1,7 @@
 """Options that several commands share, so that they read, default and explain themselves alike."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,6 +62,15 @@ def config_path(*given: Path | None) -> Path:
 def before_commands(config: ConfigOption = None) -> None:
     """The callback of a group of commands, which find the option there."""
     del config
+
+
+def check_known(option: str, value: str, known: Iterable[str]) -> None:
+    """A usage error where the config has nothing of that name. option: as it is written, ``--team``."""
+    from gateway.config.problems import or_else
+
+    names = list(known)
+    if value not in names:
+        raise typer.BadParameter(f"unknown {option[2:]} {value}{or_else(value, names)}", param_hint=option)
 
 
 def loaded(path: Path) -> "Document":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gateway.cli import store
-from gateway.cli.options import ConfigOption, JsonOption, before_commands, config_path, loaded
+from gateway.cli.options import ConfigOption, JsonOption, before_commands, check_known, config_path, loaded
 from gateway.cli.standing import Standing, json_of, print_tables, zone_of
 
 if TYPE_CHECKING:
@@ -166,21 +166,15 @@ def _settings(document: "Document") -> "Settings":
 
 
 def _rules_of(settings: "Settings", team: str) -> "tuple[Rule, ...]":
-    from gateway.config.problems import or_else
-
     if team == "organization":
         return settings.organization
-    if team not in settings.teams:
-        raise typer.BadParameter(f"unknown team {team}{or_else(team, [*settings.teams])}", param_hint="--team")
+    check_known("--team", team, settings.teams)
     return settings.teams[team].rules
 
 
 def _rule(settings: "Settings", team: str, name: str) -> "Rule":
-    from gateway.config.problems import or_else
-
     rules = {rule.name: rule for rule in _rules_of(settings, team)}
-    if name not in rules:
-        raise typer.BadParameter(f"unknown rule {name}{or_else(name, [*rules])}", param_hint="--rule")
+    check_known("--rule", name, rules)
     return rules[name]
 
 

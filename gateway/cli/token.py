@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from gateway.cli.options import ConfigOption, config_path, loaded, span
+from gateway.cli.options import ConfigOption, check_known, config_path, loaded, span
 
 
 def token(
@@ -31,19 +31,15 @@ def token(
     Example: gateway keys token --team design --issuer corp --expires 30m
     """
     from gateway.config.compile import compile_issuer
-    from gateway.config.problems import ConfigErrors, or_else
+    from gateway.config.problems import ConfigErrors
     from gateway.tokens import LIFETIME, mint
 
     lifetime = span(expires, "--expires")
     if lifetime > LIFETIME:
         raise typer.BadParameter("the gateway takes no token that is good for more than a day", param_hint="--expires")
     document = loaded(config_path(config))
-    for option, value, known in (
-        ("--team", team, document.config.teams),
-        ("--issuer", issuer, document.config.jwt_issuers),
-    ):
-        if value not in known:
-            raise typer.BadParameter(f"unknown {option[2:]} {value}{or_else(value, [*known])}", param_hint=option)
+    check_known("--team", team, document.config.teams)
+    check_known("--issuer", issuer, document.config.jwt_issuers)
     has_secret = document.config.jwt_issuers[issuer].secret is not None
     if has_secret is (key is not None):
         lacking = "signs with its secret" if has_secret else "has no secret here: give its private key"

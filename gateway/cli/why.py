@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gateway.cli import store
-from gateway.cli.options import ConfigOption, JsonOption, config_path, loaded, span
+from gateway.cli.options import ConfigOption, JsonOption, check_known, config_path, loaded, span
 
 if TYPE_CHECKING:
     from gateway.core.catalog import Settings
@@ -43,7 +43,6 @@ def why(
     Example: gateway why --team design --since 1d
     """
     from gateway.config.compile import compile_settings
-    from gateway.config.problems import or_else
 
     if (request_id is None) is (team is None):
         raise typer.BadParameter("give a request's id, or --team", param_hint="REQUEST_ID")
@@ -53,8 +52,8 @@ def why(
     document = loaded(config_path(config))
     settings = compile_settings(document, None)
     teams = [*settings.teams]
-    if team is not None and team not in teams:
-        raise typer.BadParameter(f"unknown team {team}{or_else(team, teams)}", param_hint="--team")
+    if team is not None:
+        check_known("--team", team, teams)
 
     async def work(ledger: "RedisLedger") -> list[str]:
         administration = ledger.administration(probing=True)

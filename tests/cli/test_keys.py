@@ -108,14 +108,16 @@ def test_new_refuses_what_the_config_would_refuse(arguments: list[str], complain
 
 
 @pytest.mark.parametrize(
-    ("team", "key_id", "complaint"),
-    [("desing", "new", "did you mean design?"), ("design", "ci", "has a key ci already")],
+    ("team", "key_id", "status", "complaint"),
+    [("desing", "new", 2, "did you mean 'design'?"), ("design", "ci", 1, "has a key ci already")],
 )
-def test_new_looks_into_a_config_that_it_is_given(config: Path, team: str, key_id: str, complaint: str) -> None:
-    """With a config a mistyped team or a repeated id is told before a key is made; a good pair gets its key."""
+def test_new_looks_into_a_config_that_it_is_given(
+    config: Path, team: str, key_id: str, status: int, complaint: str
+) -> None:
+    """With a config a mistyped team is a usage error, a repeated id is found, both before a key is made."""
     words = ["new", "-c", str(config), "--id"]
     result = CliRunner().invoke(app, [*words, key_id, "--team", team])
-    assert (result.exit_code, result.stdout) == (1, "")
+    assert (result.exit_code, result.stdout) == (status, "")
     assert complaint in result.stderr
     assert looks_like_key(CliRunner().invoke(app, [*words, "next", "--team", "design"]).stdout.splitlines()[0])
 

@@ -195,21 +195,20 @@ def test_a_hash_of_several_lines_is_left_to_a_person(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "complaint"),
+    ("words", "status", "complaint"),
     [
-        (["--team", "desing", "--id", "ci"], "did you mean design?"),
-        (["--team", "design", "--id", "cd"], "has no key cd; it has: ci, old"),
-        (["--team", "design", "--id", "old"], "has ended already"),
-        (["--team", "design", "--id", "ci", "--overlap", "soon"], "30m, 12h or 1d"),
+        (["--team", "desing", "--id", "ci"], 2, "did you mean 'design'?"),
+        (["--team", "design", "--id", "cd"], 2, "has no key cd; it has: ci, old"),
+        (["--team", "design", "--id", "old"], 1, "has ended already"),
+        (["--team", "design", "--id", "ci", "--overlap", "soon"], 2, "30m, 12h or 1d"),
     ],
 )
-def test_what_cannot_be_rotated_is_said(tmp_path: Path, words: list[str], complaint: str) -> None:
-    """An unknown team or key, one that is over, an overlap that is none: no key is shown."""
+def test_what_cannot_be_rotated_is_said(tmp_path: Path, words: list[str], status: int, complaint: str) -> None:
+    """An unknown team or key and an overlap that is none are usage errors, a key that is over is not; none is shown."""
     keys = f'[{{id: ci, sha256: "{ONES}"}}, {{id: old, sha256: "{TWOS}", expires: 2020-01-01}}]'
     path = written(tmp_path, f"  design: {{unlimited: true, keys: {keys}}}\n".replace(TWOS, "3" * 64))
     result = call("rotate", "-c", str(path), "--write", *words)
-    assert result.exit_code in (1, 2)
-    assert result.stdout == ""
+    assert (result.exit_code, result.stdout) == (status, "")
     assert complaint in " ".join(re.sub("[│╭╮╰╯─]", " ", result.stderr).split())
 
 
