@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gateway.config.quantities import ByteSize, Count, Duration, Money, Percent, Switch
+from gateway.config.quantities import Budget, ByteSize, Count, Duration, Money, Percent, Switch
 from gateway.config.values import (
     Address,
     Distinct,
@@ -184,7 +184,7 @@ class QuotaLine(Section):
     """One rule, or a grant to one (`adds_to`). Exactly one of images, usd, requests and concurrent."""
 
     images: Count | None = Field(default=None, description="At most so many images")
-    usd: Money | None = Field(default=None, description="At most so many US dollars")
+    usd: Budget | None = Field(default=None, description="At most so many US dollars")
     requests: Count | None = Field(default=None, description="At most so many requests")
     concurrent: Count | None = Field(default=None, description="At most so many requests in flight")
     per: Literal["minute", "hour", "day", "week", "month", "total"] | None = Field(

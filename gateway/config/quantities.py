@@ -84,6 +84,14 @@ def money(value: object) -> int:
     raise ValueError(f"expected US dollars as a plain decimal number like 0.040, got {shown(value)}{advice}")
 
 
+def budget(value: object) -> int:
+    """Read what a rule allows in US dollars: more than 0, as counts are."""
+    micro = money(value)
+    if micro == 0:
+        raise ValueError("must be more than 0; to forbid all, use suspended")
+    return micro
+
+
 def dollars(micro: int) -> str:
     """Write micro-dollars as a person does: at least two decimals, no more than it takes."""
     whole, part = divmod(micro, MICRO)
@@ -133,6 +141,7 @@ def percent(value: object) -> int:
 Switch = Annotated[bool, Field(strict=True)]
 Count = Annotated[int, PlainValidator(count), WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MOST})]
 Money = Annotated[int, PlainValidator(money), WithJsonSchema({"type": "number", "minimum": 0})]
+Budget = Annotated[int, PlainValidator(budget), WithJsonSchema({"type": "number", "exclusiveMinimum": 0})]
 Duration = Annotated[
     float, PlainValidator(duration), WithJsonSchema({"type": "string", "pattern": f"^{_DURATION.pattern}$"})
 ]

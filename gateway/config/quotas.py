@@ -59,8 +59,6 @@ def _line(line: QuotaLine, at: Steps) -> Iterator[Fault]:
         got = " and ".join(units) or "none"
         yield Fault(at, f"needs exactly one of images, usd, requests and concurrent, got {got}")
         return
-    if line.usd == 0:
-        yield Fault((*at, "usd"), "must be more than 0; to forbid all, use suspended")
     yield from _concurrent(line, at) if line.concurrent is not None else _counting(line, at, units[0])
     if line.adds_to is None and line.until is not None:
         yield Fault((*at, "until"), "until belongs to a grant (adds_to); a rule has no end", on_key=True)

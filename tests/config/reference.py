@@ -100,7 +100,8 @@ def _takes(value: Tree) -> str:
     if "pattern" in value:
         return _FORMS[value["pattern"]]
     least = f", at least {value['minimum']}" if "minimum" in value else ""
-    return _KINDS[value["type"]] + least
+    above = f", more than {value['exclusiveMinimum']}" if "exclusiveMinimum" in value else ""
+    return _KINDS[value["type"]] + least + above
 
 
 def _default(value: Tree) -> str:

@@ -9,6 +9,7 @@ from typing import get_args
 from gateway.config.file import load
 from gateway.config.model import Config, Section
 from gateway.config.schema import json_schema, schema_text
+from gateway.core.quota import Unit
 from tests.config import reference
 from tests.config.conftest import Read
 
@@ -93,6 +94,15 @@ def test_the_readmes_reference_is_of_today() -> None:
     assert reference.written(text) == text
     rows = re.findall(r"^\| `(\w+)` \|", reference.reference(), re.MULTILINE)
     assert sorted(rows) == sorted(key for section in {*sections(Config)} for key in section.model_fields)
+
+
+def test_the_schema_takes_no_limit_of_nothing() -> None:
+    """What `gateway check` says of 0 images, dollars or requests an editor says, too, and the README."""
+    line = json_schema()["$defs"]["QuotaLine"]["properties"]
+    takes = [next(part for part in line[unit]["anyOf"] if part != {"type": "null"}) for unit in Unit]
+    assert [(part.get("minimum"), part.get("exclusiveMinimum")) for part in takes] == [
+        (None, 0) if unit is Unit.USD else (1, None) for unit in Unit
+    ]
 
 
 def test_the_schema_is_whole() -> None:
