@@ -82,7 +82,10 @@ def _grants(document: "Document", now: float) -> Iterator[Fault]:
     config = document.config
     for at, zone, lines in _lists(document):
         for index, line in enumerate(lines):
-            if line.until is not None and end_of(line.until, zone or config.timezone) <= now:
+            if line.adds_to is not None and line.until is None:
+                words = f"this grant to {line.adds_to} has no end; give it one (until), or raise the rule's limit"
+                yield Fault((*at, index), words)
+            elif line.until is not None and end_of(line.until, zone or config.timezone) <= now:
                 yield Fault((*at, index, "until"), f"this grant to {line.adds_to} is over; take it out")
 
 

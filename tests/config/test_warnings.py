@@ -77,7 +77,11 @@ def test_a_key_that_ends_soon(read: Read) -> None:
         ("{images: 5, per: day}, {images: 5, per: month}", "", None),
         ("{images: 9, per: day}, {images: 5, per: day, size: 1024x1024}", "", None),
         ("{images: 9, per: day}, {images: 5, per: month, mode: shadow}", "", None),
-        ("{images: 9, per: day}, {images: 5, per: month}, {images: 5, per: month, adds_to: images-month}", "", None),
+        (
+            "{usd: 9, per: day}, {usd: 5, per: month}, {usd: 5, per: month, adds_to: usd-month, until: 2031-01-31}",
+            "",
+            None,
+        ),
         ("{images: 9, per: day}, {requests: 5, per: month}", "", None),
     ],
 )
