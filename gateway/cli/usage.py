@@ -174,7 +174,7 @@ def _check_days(document: "Document", teams: Iterable[str], begin: date, end: da
     if others:
         typer.echo(
             f"Usage is booked by days of each team's own time zone, and those of {', '.join(others)} are not the days "
-            f"of {zone}. Ask without --timezone, or for that zone.",
+            f"of {zone}, nor can they be cut anew. Ask without --timezone: each team's days are then its own.",
             err=True,
         )
         raise typer.Exit(1)

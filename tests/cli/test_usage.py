@@ -147,6 +147,7 @@ def test_a_time_zone_with_other_days_is_refused(hosts: Hosts, orders: list[Recor
     assert (refused.exit_code, refused.stdout) == (1, "")
     assert "made" in refused.stderr
     assert "faraway" not in refused.stderr
+    assert refused.stderr.endswith("Ask without --timezone: each team's days are then its own.\n")
     day = date(2026, 10, 20)
     assert same_days("Europe/Berlin", "Europe/Paris", day, day)
     assert not same_days("Europe/Berlin", "Africa/Lagos", date(2026, 10, 20), date(2026, 10, 25))
