@@ -81,8 +81,9 @@ def new(
     _check_words(team, key_id, expires)
     secret = keys.make(secrets.token_bytes(keys.RANDOM_BYTES))
     facts, written = _facts(key_id, secret, expires), None
-    if config is not None or write:
-        document = loaded(config_path(config))
+    path = config_path(config)
+    if config is not None or write or path.exists():
+        document = loaded(path)
         _check_place(document, team, key_id)
         if write:
             _write(document, team, facts, {})

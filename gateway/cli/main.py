@@ -1,5 +1,7 @@
 """The `gateway` command. Each command group has a file of its own, imported when it is called."""
 
+import io
+import sys
 from typing import Annotated
 
 import typer
@@ -49,4 +51,6 @@ def root(
 
 
 def main() -> None:
+    if sys.stdin is None:  # closed by who started this: there is nothing to read
+        sys.stdin = io.StringIO()
     app()

@@ -96,6 +96,14 @@ def test_answers_come_from_a_pipe(tmp_path: Path, lines: str, team: str, images:
     assert len(result.stdout.split()) == 1
 
 
+def test_where_nothing_can_be_read_the_defaults_are_taken(tmp_path: Path) -> None:
+    """With its standard input closed, as some schedulers start a program."""
+    command = [sys.executable, "-m", "gateway", "init", "-c", str(tmp_path / "config.yaml")]
+    ended = subprocess.run(["sh", "-c", '"$@" <&-', "sh", *command], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert list(load(tmp_path / "config.yaml").config.teams) == ["design"]
+
+
 def test_a_wrong_answer_from_a_pipe_is_a_usage_error(tmp_path: Path) -> None:
     """The next line answers another question, so nothing is asked again; nothing is written."""
     path = tmp_path / "config.yaml"

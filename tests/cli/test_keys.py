@@ -111,11 +111,15 @@ def test_new_refuses_what_the_config_would_refuse(arguments: list[str], complain
     ("team", "key_id", "status", "complaint"),
     [("desing", "new", 2, "did you mean 'design'?"), ("design", "ci", 1, "has a key ci already")],
 )
-def test_new_looks_into_a_config_that_it_is_given(
-    config: Path, team: str, key_id: str, status: int, complaint: str
+@pytest.mark.parametrize("named", [True, False])
+def test_new_looks_into_a_config(
+    config: Path, monkeypatch: pytest.MonkeyPatch, *, named: bool, team: str, key_id: str, status: int, complaint: str
 ) -> None:
-    """With a config a mistyped team is a usage error, a repeated id is found, both before a key is made."""
-    words = ["new", "-c", str(config), "--id"]
+    """With a config, named or lying there, a mistyped team is a usage error and a repeated id is found, before a key
+    is made.
+    """
+    monkeypatch.chdir("/" if named else config.parent)
+    words = ["new", *(["-c", str(config)] if named else []), "--id"]
     result = CliRunner().invoke(app, [*words, key_id, "--team", team])
     assert (result.exit_code, result.stdout) == (status, "")
     assert complaint in result.stderr
