@@ -174,7 +174,7 @@ def _advice(state: RuleState, now: float, *, short: bool) -> dict[str, str]:
         return {"x-should-retry": "false"}
     after = max(1, -int(-(state.fits_at - now) // 1))
     if state.rule.per is Per.MINUTE:
-        # A window that errs to the strict side by a second must not cost a client the one retry that it would make.
+        # Two milliseconds that the window errs to the strict side must not cost a client the retry that it would make.
         after = min(after, _WORTH_WAITING)
     return retry_headers(after, worth=short)
 

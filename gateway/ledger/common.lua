@@ -1,8 +1,8 @@
 -- Shared by every script: it stands before each of them. Nothing here is called from outside.
 --
 -- KEYS, the same for all (one hash tag, so that a Cluster keeps them on one node):
---   1 counters   hash  counter -> packed {start, end, used, round, left} | {bucket = used, ..., [0] = round} | number of
---                slots; round and left only where it was corrected (administer.lua: correct)
+--   1 counters   hash  counter -> packed {start, end, used, round, left} | {slice = used + part, ..., [0] = round} |
+--                number of slots; round and left only where it was corrected (administer.lua: correct); part: leaves
 --   2 records    hash  reservation id -> packed record (reserve.lua)
 --   3 open       zset  reservation id by the time its charge is presumed
 --   4 leases     zset  reservation id by the time its slots fall free
@@ -14,11 +14,13 @@
 --   8 prefix     not a key of its own: what usage keys begin with, in the same slot
 --
 -- Units: unix milliseconds of this server's clock, images, micro-dollars. Every number stays below 2^53, where a
--- double is still exact. A decision first reads all, then writes all: nothing in the writing half can fail.
+-- double is still exact; what is used in a slice, beside which its part stands, below 2^43 ($8.8 million). A decision
+-- first reads all, then writes all: nothing in the writing half can fail.
 local COUNTERS, RECORDS, OPEN, LEASES, ENDED, META, RULES, USAGE =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 
-local SLICES = 60            -- slices of a sliding window; the oldest one counts whole, so it errs to the strict side
+local SLICES = 60            -- slices of a sliding window
+local PARTS = 1024           -- of a slice
 
 local function clock()
   local t = redis.call('TIME')
@@ -34,6 +36,17 @@ local function kept_as(kept, start, stop)
   local seen = {used = kept[3], start = start, stop = stop}
   if kept[4] then seen.round, seen.left = kept[4], kept[5] end
   return seen
+end
+
+-- How far into a slice its last charge was, rounded up: the fraction of its value, where none is the whole slice.
+local function part_of(value)
+  local part = value % 1
+  return part == 0 and 1 or part
+end
+
+-- When a slice of `width` ms has left its window: with its last charge.
+local function leaves(slice, value, width)
+  return math.ceil((math.floor(slice) + part_of(value) + SLICES) * width)
 end
 
 -- A counter as asked for, {k = name, w = kind, ...}, read at `now`. Kinds:
@@ -59,15 +72,15 @@ local function read(c, now)
   end
   local width = c.len / SLICES
   local current = math.floor(now / width)
-  local used, alive = 0, {}
-  for slice, amount in pairs(kept or {}) do
+  local used, alive, oldest = 0, {}, current - SLICES
+  for slice, value in pairs(kept or {}) do
     -- Slices ahead of the clock count too: it went back, and what was used stays used.
-    if slice >= current - SLICES then
-      alive[slice] = amount
-      used = used + amount
+    if slice > oldest or (slice == oldest and leaves(slice, value, width) > now) then
+      alive[slice] = value
+      used = used + value - value % 1
     end
   end
-  return {used = used, slices = alive, start = current, width = width, round = kept and kept[0]}
+  return {used = used, slices = alive, start = current, width = width, now = now, round = kept and kept[0]}
 end
 
 -- Writes `amount` more (or less) onto a counter that `read` gave.
@@ -75,7 +88,10 @@ local function add(c, seen, amount)
   if c.w == 'slot' then
     redis.call('HINCRBY', COUNTERS, c.k, amount)
   elseif c.w == 'roll' then
-    seen.slices[seen.start] = (seen.slices[seen.start] or 0) + amount
+    local had = seen.slices[seen.start]
+    local part = math.ceil((seen.now + 1 - seen.start * seen.width) * PARTS / seen.width) / PARTS
+    if had then part = math.max(part, part_of(had)) end -- a clock may go back
+    seen.slices[seen.start] = math.floor(had or 0) + amount + part % 1
     seen.slices[0] = seen.round
     redis.call('HSET', COUNTERS, c.k, cmsgpack.pack(seen.slices))
     seen.slices[0] = nil
@@ -94,13 +110,13 @@ local function give_back(charge, amount)
   if charge.w == 'roll' then
     local at = charge.at
     if charge.round ~= kept[0] then
-      -- What had left the window by then had no part in that.
-      if not kept[0] or at < math.floor(kept[0]) - SLICES then return end
+      -- What had left the window by then, or was about to, had no part in that.
+      if not kept[0] or at <= math.floor(kept[0]) - SLICES then return end
       at = kept[0]
     end
     local had = kept[at]
     if not had then return end
-    kept[at] = math.max(0, had - amount)
+    kept[at] = math.max(0, had - had % 1 - amount) + had % 1
   else
     if kept[1] ~= charge.at then return end
     if charge.round ~= kept[4] then
@@ -118,16 +134,16 @@ local function reset_and_fit(c, seen, amount, limit)
   local possible = amount <= limit
   if c.w == 'cal' then return seen.stop, possible and seen.stop or -1 end
   local slices = {}
-  for slice, taken in pairs(seen.slices) do
-    if taken > 0 then slices[#slices + 1] = slice end -- what was given back holds nothing up
+  for slice, value in pairs(seen.slices) do
+    if value >= 1 then slices[#slices + 1] = slice end -- what was given back holds nothing up
   end
   table.sort(slices)
-  local function leaves(slice) return math.ceil((slice + SLICES + 1) * seen.width) end
-  local reset = #slices > 0 and leaves(slices[#slices]) or -1
-  local left, fit = seen.used, -1
+  local last, left, fit = slices[#slices], seen.used, -1
+  local reset = last and leaves(last, seen.slices[last], seen.width) or -1
   for _, slice in ipairs(slices) do
-    left = left - seen.slices[slice]
-    if possible and left + amount <= limit then fit = leaves(slice) break end
+    local value = seen.slices[slice]
+    left = left - math.floor(value)
+    if possible and left + amount <= limit then fit = leaves(slice, value, seen.width) break end
   end
   return reset, fit
 end

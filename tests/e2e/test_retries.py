@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import openai
 import pytest
 
 from gateway.ledger.embedded import EmbeddedStore
@@ -385,3 +386,16 @@ def test_even_a_client_that_repeats_everything_pays_once_by_its_key(plain_site: 
     row = Row(when="repeated", script=Behaviour(fault="drop"), own="Idempotency-Key")
     (seen,) = ask([row], [client], Grounds(plain_site, {}, ""))
     assert (seen.told.status, seen.sent, seen.paid, seen.charged) == (424, 4, 1, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_who_waits_for_a_minute_to_be_over_is_served() -> None:
+    """A team that has just used its minute up: OpenAI's SDK waits as it is told, asks once more, and has its image."""
+    with running_site(teams={"pair": {"quotas": [{"images": 2, "per": "minute"}]}}) as site:
+        client = openai.OpenAI(base_url=f"{site.gateway.url}/v1", api_key=site.key("pair"), max_retries=1)
+        client.images.generate(prompt="A lighthouse", n=2)
+        assert len(client.images.generate(prompt="Another").data or ()) == 1
+        refused, repeated = site.gateway.metrics("gateway_quota_refusals_total", "gateway_client_retries_total")
+        assert (refused, repeated) == (1, 1)
+        assert site.simulator.record.totals.images_made == 3

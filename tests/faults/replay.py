@@ -1,6 +1,7 @@
 """The ledger's history, gone through write by write: what each reservation took, gave back and came to.
 
-I1  no limit is passed at any moment, by what the reservations took; a sliding window counts its oldest slice whole
+I1  no limit is passed at any moment, by what the reservations took; of a sliding window in the slices that are in it
+    whole, for nothing here says when in its slice a charge was made
 I2  a reservation is taken once and ends exactly once; a presumption may be replaced, once
 I4  a counter is the sum of what was taken and not given back, after every write and at the end; so is the usage
 I7  nobody holds a slot at the end
@@ -106,7 +107,7 @@ class Replay:
     def _used(self, charge: Charge) -> int:
         if charge.window != "roll":
             return self._kept[charge.counter, charge.at]
-        slices = range(charge.at - SLICES, charge.at + 1)
+        slices = range(charge.at - SLICES + 1, charge.at + 1)
         return sum(self._kept.get((charge.counter, at), 0) for at in slices)
 
     def _check_slots(self, rid: str, record: Record) -> None:

@@ -15,7 +15,7 @@ WRITE = """
 local record = {state = 'reserved', labels = 'k|a|m|s|q|e', images = 2, cost = 70000, slots = {'free'},
   charges = {{k = 'day', w = 'cal', at = 1795334400000, unit = 'images', amount = 2}}}
 redis.call('HSET', KEYS[1], 'day', cmsgpack.pack({1795334400000, 1795420800000, 2}))
-redis.call('HSET', KEYS[1], 'minute', cmsgpack.pack({[1795380600] = 3, [1795380601] = -1}))
+redis.call('HSET', KEYS[1], 'minute', cmsgpack.pack({[1795380600] = 3.25, [1795380601] = -1}))
 redis.call('HSET', KEYS[2], 'r', cmsgpack.pack(record))
 redis.call('HINCRBY', KEYS[3], 'label', 5)
 """

@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
+from fractions import Fraction
 from functools import cache
 from itertools import accumulate
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from zoneinfo import ZoneInfo
 from gateway.core.quota import Charge, Per, Rule, Unit
 
 SECOND, MINUTE, HOUR = 1_000, 60_000, 3_600_000
-SLIDING = {Per.MINUTE: MINUTE, Per.HOUR: HOUR}  # counted in sixtieths, of which the oldest counts whole
+SLIDING = {Per.MINUTE: MINUTE, Per.HOUR: HOUR}  # counted in sixtieths, each of which leaves with its last charge
 
 
 class State(NamedTuple):
@@ -45,10 +46,8 @@ def first_day(per: Per | None, zone: str, now: int) -> date:
 
 
 @cache
-def end_of(per: Per, zone: str, at: date | float) -> int:
+def end_of(per: Per, zone: str, at: date) -> int:
     """The first moment at which what was taken at `at` counts no more."""
-    if not isinstance(at, date):
-        return math.ceil((at + 61) * (SLIDING[per] // 60))
     before = int(datetime(at.year, at.month, at.day, tzinfo=UTC).timestamp()) * SECOND
     moments = range(before, before + 40 * 24 * HOUR)
     return moments[bisect_left(moments, 1, key=lambda moment: int(first_day(per, zone, moment) > at))]
@@ -65,7 +64,7 @@ def _had_part(at: date | float, correction: date | float) -> bool:
     """Whether what was booked there was still in the window when that was corrected."""
     if isinstance(at, date) or isinstance(correction, date):
         return at == correction
-    return at >= int(correction) - 60
+    return at > int(correction) - 60
 
 
 class Counters:
@@ -76,11 +75,14 @@ class Counters:
         self._left: dict[str, dict[date | float, int]] = defaultdict(dict)  # of what that said is used
         self._corrections: dict[str, list[date | float]] = defaultdict(list)
         self._holders: dict[str, set[str]] = defaultdict(set)
+        self._last: dict[tuple[str, date | float], int] = {}  # when it was charged last there
 
     def take(self, rule: Rule, amount: int) -> Place:
         """Charge it; what it was charged to. What has left the window is forgotten with that."""
         at = self._present(rule)
         kept, left = self._live(rule, self._kept), self._live(rule, self._left)
+        before = self._last[rule.counter, at] if at in kept else self.now
+        self._last[rule.counter, at] = max(before, self.now)
         self._kept[rule.counter], self._left[rule.counter] = kept | {at: kept.get(at, 0) + amount}, left
         return Place(at, len(self._corrections[rule.counter]))
 
@@ -129,8 +131,18 @@ class Counters:
     def _live(self, rule: Rule, table: Mapping[str, dict[date | float, int]]) -> dict[date | float, int]:
         kept, now = table[rule.counter], window(rule, self.now)
         if isinstance(now, int):
-            return {at: amount for at, amount in kept.items() if not isinstance(at, date) and at >= now - 60}
+            return {at: amount for at, amount in kept.items() if self._leaves(rule, at) > self.now}
         return {at: amount for at, amount in kept.items() if str(at) >= str(now)}
+
+    def _leaves(self, rule: Rule, at: date | float) -> int:
+        """The first moment at which nothing of a sixtieth counts: a window's length behind its last charge's
+        millisecond, to the next 1024th of it. A correction counts as if it were its sixtieth's last.
+        """
+        assert not isinstance(at, date), "a day does not slide"
+        length = SLIDING[rule.per or Per.TOTAL]
+        begin = int(at) * (length // 60)
+        passed = self._last[rule.counter, at] + 1 - begin if at == int(at) else length // 60
+        return length + begin + math.ceil(Fraction(math.ceil(Fraction(passed * 1024 * 60, length)) * length, 1024 * 60))
 
     def used(self, rule: Rule) -> int:
         return len(self._holders[rule.counter]) if rule.unit is Unit.CONCURRENT else sum(self.live(rule).values())
@@ -145,10 +157,10 @@ class Counters:
         reset = fit = None
         if rule.per in SLIDING:
             live = sorted((at, amount) for at, amount in self.live(rule).items() if not isinstance(at, date))
-            reset = max((end_of(rule.per, "", at) for at, amount in live if amount), default=None)
+            reset = max((self._leaves(rule, at) for at, amount in live if amount), default=None)
             left = accumulate((amount for _, amount in live), operator.sub, initial=used)
             fits = (at for (at, _), rest in zip(live, list(left)[1:], strict=True) if rest + charge.amount <= limit)
-            fit = next((end_of(rule.per, "", at) for at in fits), None)
+            fit = next((self._leaves(rule, at) for at in fits), None)
         elif rule.per not in (None, Per.TOTAL):
             reset = fit = end_of(rule.per, rule.zone, max(self.live(rule), default=window(rule, self.now)))
         return State(used, limit, reset, fit if refused and charge.amount <= limit else None, refused)

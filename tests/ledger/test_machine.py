@@ -467,7 +467,7 @@ MUTANTS = {
     "refunds more than a correction left": Mutant("settle", "kept[5] = (kept[5] or 0) - amount", ""),
     "a sliding refund of what a correction wiped out": Mutant("settle", "      at = kept[0]\n", ""),
     "a sliding refund of what had left the window": Mutant(
-        "settle", "if not kept[0] or at < math.floor(kept[0]) - SLICES", "if not kept[0]"
+        "settle", "if not kept[0] or at <= math.floor(kept[0]) - SLICES", "if not kept[0]"
     ),
     "forgets that it was corrected": Mutant(
         "reserve", "seen.used + amount, seen.round, seen.left}", "seen.used + amount}"
@@ -499,7 +499,7 @@ MUTANTS = {
     "refunds into the new window": Mutant("settle", "if kept[1] ~= charge.at then return end", ""),
     "refunds into the present slice": Mutant(
         "settle",
-        "kept[at] = math.max(0, had - amount)",
+        "kept[at] = math.max(0, had - had % 1 - amount) + had % 1",
         "at = 0 for slice in pairs(kept) do at = math.max(at, slice) end kept[at] = kept[at] - amount",
     ),
     "no tombstone": Mutant("settle", "if ask['end'] == 'refunded' then", "if false then"),
@@ -508,10 +508,16 @@ MUTANTS = {
     "keeps what is old": Mutant("beat", "redis.call('HDEL', RECORDS, id)\nend\nif", "end\nif"),
     "forgets a presumption after an hour": Mutant("beat", "now + KEEP_PRESUMED, id", "now + KEEP, id"),
     "reopens a window when the clock goes back": Mutant("all", "if kept and kept[1] > start then", "if false then"),
-    "a sliding window one slice short": Mutant("all", "slice >= current - SLICES", "slice > current - SLICES"),
+    "a sliding window one slice short": Mutant("all", "if slice > oldest or (", "if slice > oldest or false and ("),
+    "a sliding window one slice long": Mutant("all", "leaves(slice, value, width) > now", "true"),
     "forgets slices ahead of the clock": Mutant(
-        "all", "slice >= current - SLICES", "slice >= current - SLICES and slice <= current"
+        "all", "if slice > oldest or", "if slice > oldest and slice <= current or"
     ),
+    "a slice leaves with its first charge": Mutant(
+        "reserve", "part = math.max(part, part_of(had))", "part = part_of(had)"
+    ),
+    "a slice leaves earlier when the clock goes back": Mutant("reserve", "part = math.max(part, part_of(had))", ""),
+    "a slice leaves a millisecond early": Mutant("reserve", "(seen.now + 1 - seen.start", "(seen.now - seen.start"),
     "tells of no threshold again": Mutant("reserve", "due = told and told[3] == ask.id", "due = false"),
     "makes again what was cut off": Mutant("reserve", "if now < cuts and ask.order", "if false and ask.order"),
     "asks for no order's name": Mutant("reserve", "if not ask.order then return {-4, now} end", "ask.order = 'x'"),
@@ -602,6 +608,14 @@ def tour(machine: LedgerMachine) -> None:
     check(machine.settle(rid="d1", ends=["committed"]))
     check(machine.go_on(ms=24 * HOUR))
     check(machine.beat(renew=set()))
+    # a slice of a sliding window leaves with its last charge, of whatever the clock said then
+    check(machine.go_on(ms=1000 - machine.store.now % 1000 + 10))
+    for rid, ms in (("w3", 500), ("w4", -400), ("w5", 0)):
+        check(machine.reserve(rid=rid, team="a", order=one))
+        check(machine.settle(rid=rid, ends=["committed"]))
+        check(machine.go_on(ms=ms) if ms >= 0 else machine.go_back(ms=-ms))
+    for ms in (MINUTE + 400, 1, 1, 100):
+        check(machine.go_on(ms=ms))
     machine.teardown()
 
 
