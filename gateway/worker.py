@@ -256,6 +256,8 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # the package carries no typ
 
     def init_signals(self) -> None:
         super().init_signals()
+        # A reload is the master's. A terminal that closes tells all of its processes, whose images are under way.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, Arbiter.SIGNALS)  # what came since the fork is heard now
 
     def run(self) -> None:

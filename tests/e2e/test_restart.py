@@ -145,6 +145,19 @@ def test_requests_in_flight_end_well_before_the_gateway_does(
     assert used(gateway) == 1
 
 
+def test_a_hang_up_of_all_loses_no_request(gateway: Running, simulator: SimulatorThread) -> None:
+    """SIGHUP to the master and its workers, as of a terminal that closes: an image on its way comes, and is charged."""
+    simulator.script({"latency": 1.0})
+    answers: list[httpx.Response] = []
+    client = threading.Thread(target=lambda: answers.append(order(gateway)))
+    client.start()
+    simulator.record.wait_for(lambda totals: totals.in_flight == 1)
+    os.killpg(gateway.pid, signal.SIGHUP)
+    client.join(30)
+    assert [answer.status_code for answer in answers] == [200]
+    assert used(gateway) == 1
+
+
 def test_a_killed_master_takes_everything_along(gateway: Running, kin: Family) -> None:
     """After SIGKILL of the master its workers leave by themselves, and a new start has ports, store and usage."""
     assert order(gateway, 2).status_code == 200
