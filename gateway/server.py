@@ -22,6 +22,7 @@ from gateway.config.file import version
 from gateway.config.problems import ConfigErrors
 from gateway.core.catalog import Settings
 from gateway.core.changes import restart_needed
+from gateway.ending import Ending
 from gateway.ledger.embedded import EmbeddedStore
 from gateway.ledger.servers import Finder, finder
 from gateway.metrics import RELOADS
@@ -48,9 +49,9 @@ class Gateway(BaseApplication):  # type: ignore[misc]  # the package carries no 
     embedded: the store that this master runs, or None where it stands elsewhere.
     """
 
-    def __init__(self, path: Path, read: Callable[[], Settings], *, workers: int | None = None) -> None:
+    def __init__(self, path: Path, read: Callable[[], Settings], ending: Ending, *, workers: int | None = None) -> None:
         settings = read()
-        self.path, self._read = path, read
+        self.path, self._read, self.ending = path, read, ending
         self.settings = settings
         self.workers = workers or settings.listen.workers
         self._pid = os.getpid()
@@ -123,7 +124,7 @@ class Gateway(BaseApplication):  # type: ignore[misc]  # the package carries no 
         _raise_file_limit(self.settings.limits.max_inflight_per_worker)
         try:
             if self.embedded is not None:
-                self.embedded.start()
+                self.embedded.start(waiting=self.ending.check)
             Master(self).run()
         finally:
             self._leave()
@@ -141,6 +142,11 @@ class Gateway(BaseApplication):  # type: ignore[misc]  # the package carries no 
 
 class Master(Arbiter):  # type: ignore[misc]  # the package carries no types
     """gunicorn's master, which once a turn also looks after the embedded store, and tells systemd how it stands."""
+
+    def init_signals(self) -> None:
+        super().init_signals()
+        if self.app.ending.asked is not None:  # before, so that nobody else has heard of it
+            self.signal(self.app.ending.asked, None)
 
     def manage_workers(self) -> None:
         self._look_after_store()

@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "gateway.metrics": ("gateway.core.",),
     "gateway.slots": (),
     "gateway.systemd": (),
+    "gateway.ending": (),
     "gateway.reloads": (),
     "gateway.logs": (),
     # The client of the upstream, from the inside out; each knows only what lies further in.
@@ -121,6 +122,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "gateway.server": (
         "gateway.config.",
         "gateway.core.",
+        "gateway.ending",
         "gateway.ledger.embedded",
         "gateway.ledger.servers",
         "gateway.logs",
@@ -138,6 +140,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "gateway.config.",
         "gateway.core.",
         "gateway.demo",
+        "gateway.ending",
         "gateway.ledger.administration",
         "gateway.ledger.redis",
         "gateway.ledger.servers",

@@ -28,6 +28,10 @@ def serve(
 
 def run(path: Path, *, workers: int | None = None) -> None:
     """The whole of a gateway's life. Exits 1 with all that is wrong with its config, or if its store cannot be had."""
+    from gateway.ending import Ending
+
+    ending = Ending()
+    ending.hear()  # what else is imported takes its time
     from gateway import logs
     from gateway.config.compile import compile_settings
     from gateway.config.file import load
@@ -41,7 +45,7 @@ def run(path: Path, *, workers: int | None = None) -> None:
 
     logs.configure()
     try:
-        Gateway(path, read, workers=workers).run()
+        Gateway(path, read, ending, workers=workers).run()
     except ConfigErrors as errors:
         for problem in errors.problems:
             typer.echo(str(problem), err=True)

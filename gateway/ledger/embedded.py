@@ -87,9 +87,10 @@ class EmbeddedStore:
         """The server's process id, or None when it is not running or not this process's to watch."""
         return self._process.pid if self._process and self._is_mine() and self._process.poll() is None else None
 
-    def start(self) -> None:
+    def start(self, *, waiting: Callable[[], None] = lambda: None) -> None:
         """Take the data directory, end a server left over there, start ours and wait until it has loaded its data.
 
+        waiting: called again and again meanwhile. What it raises ends the start; so no process stays then either.
         Raises an EmbeddedStoreError: StoreInUse, ServerMissing, UnsafeDirectory, StartFailed; no process stays then.
         """
         server = self._server or valkey.find_server()
@@ -104,9 +105,9 @@ class EmbeddedStore:
         self._server, self._lock, self._owner = server, lock, os.getpid()
         try:
             _write(lock, str(self._owner))
-            self._end_left_over()
+            self._end_left_over(waiting)
             self._spawn()
-            self._wait_until_ready()
+            self._wait_until_ready(waiting)
         except OSError as exc:
             self.stop()
             raise EmbeddedStoreError(f"store.data_dir {self.data_dir} cannot be used: {exc.strerror}") from exc
@@ -194,7 +195,7 @@ class EmbeddedStore:
         self._spawned_at = self._clock()
         self._respawn_at = None
 
-    def _wait_until_ready(self) -> None:
+    def _wait_until_ready(self, waiting: Callable[[], None]) -> None:
         deadline = time.monotonic() + START_TIMEOUT
         while True:
             answer = valkey.ask(self._socket, "PING")
@@ -207,9 +208,10 @@ class EmbeddedStore:
                 how = "ended at once" if ended else f"did not answer within {START_TIMEOUT:.0f} s"
                 words = valkey.last_words(self.data_dir)
                 raise StartFailed(f"the embedded store over {self.data_dir} {how}; its last words: {words}")
+            waiting()
             time.sleep(PAUSE)
 
-    def _end_left_over(self) -> None:
+    def _end_left_over(self, waiting: Callable[[], None]) -> None:
         """End the server of a gateway that was killed: it still writes to the file that ours will read.
 
         That there is one, and when it is gone, its lock tells. Which process it is, it says itself on the socket or,
@@ -228,6 +230,7 @@ class EmbeddedStore:
             while time.monotonic() < deadline:
                 if self._is_free():
                     return
+                waiting()
                 time.sleep(PAUSE)
         raise StoreInUse(f"store.data_dir {self.data_dir} is in use by a server (pid {pid}) that does not end")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.ending import Ending
 from gateway.server import Gateway
 from tests.core import sample
 from tests.e2e import wire
@@ -203,7 +204,7 @@ def test_the_end_waits_for_any_request(tmp_path: Path, total: float) -> None:
         upstream=replace(settings.upstream, total_timeout=total),
         store=replace(settings.store, data_dir=str(tmp_path)),
     )
-    server = Gateway(tmp_path / "config.yaml", lambda: settings)
+    server = Gateway(tmp_path / "config.yaml", lambda: settings, Ending())
     server._leave()
     assert server.cfg.graceful_timeout >= max(300, total + 10)
     assert server.cfg.control_socket_disable

@@ -110,6 +110,27 @@ def test_usage_survives_a_restart_and_nothing_is_left_meanwhile(gateway: Running
     assert kin.alive() == {}
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_end_that_is_asked_for_while_the_store_begins_leaves_nothing(
+    gateway: Running, kin: Family, number: signal.Signals
+) -> None:
+    """Before there is a worker, with a store that has just been started: exit 0, no process, socket or folder."""
+    assert gateway.stop() == 0
+    command = [sys.executable, "-m", "gateway", "serve", "--config", str(gateway.folder / "config.yaml")]
+    environ = {**os.environ, "TEST_UPSTREAM_KEY": UPSTREAM_KEY, **gateway.environ}
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environ
+    ) as process:
+        wait_until(lambda: kin.alive("unixsocket"))
+        process.send_signal(number)
+        try:
+            assert process.wait(ENDED) == 0
+            assert kin.alive() == {}
+        finally:
+            kin.kill()
+    assert left_behind(kin) == []
+
+
 def test_an_end_that_is_asked_for_while_a_worker_begins_is_heard(gateway: Running, kin: Family) -> None:
     """SIGTERM between a worker's fork and the first handler of its own: it ends, and the gateway with it."""
     assert gateway.stop() == 0
