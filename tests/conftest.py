@@ -6,12 +6,16 @@ reason that names them. With ``CI=true`` every skip is a failure with the same r
 
 import os
 import shutil
+import signal
 from collections.abc import Generator
 
 import pytest
 
 #: The program that shows that a Debian package is there, where it has another name.
 PROGRAMS = {"prometheus": "promtool", "nodejs": "node", "systemd": "systemd-analyze"}
+
+# A shell has what it runs in its background ignore interrupts, and so would all that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
