@@ -1,7 +1,8 @@
 """Limits on waiting for others: Alarm for one wait, Deadline for one that begins anew with each piece of a stream.
 
-A loop that was held up (its process was stopped, its machine slept) runs its timers before it takes what has come
-meanwhile. Such silence is not the other side's, so a timer that is late lets the loop look at its sockets first.
+A loop that was held up (its process was stopped, its machine slept) may run its timers before it takes what has come
+meanwhile: uvloop's does. Such silence is not the other side's, so a timer that is late lets the loop look at its
+sockets first.
 
 `asyncio.timeout` costs as much as all else that is done with a piece. A Deadline has one timer for all waits: a new
 wait moves only the moment that counts, and the timer looks at it when it fires.
@@ -37,9 +38,13 @@ class Alarm:
 
     def _look(self) -> None:
         if is_late(self._loop, self._due):
-            self._timer = self._loop.call_later(HELD_UP, self._ring)  # once: a busy loop is always late
+            self._timer = self._loop.call_later(HELD_UP, self._over)  # once: a busy loop is always late
         else:
-            self._ring()
+            self._over()
+
+    def _over(self) -> None:
+        ring, self._ring = self._ring, _nobody
+        ring()
 
 
 class Deadline:

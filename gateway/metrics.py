@@ -35,8 +35,9 @@ OUTCOMES = (
 )  # fmt: skip
 
 
-#: Counters that workers keep in micro-dollars: a sum of many cents as floats of dollars is off by a last digit.
-_MONEY = frozenset({"gateway_image_cost_usd", "gateway_image_cost_unknown_usd"})
+#: What the names of counters end in that workers keep in micro-dollars: a sum of many cents as floats of dollars is
+#: off by a last digit.
+_MONEY = "_usd"
 
 #: Of the one counter that the master counts in, too.
 RELOADS = "Changes of the config file, by whether they took effect."
@@ -253,7 +254,8 @@ class Metrics:
         for endpoint in ENDPOINTS:  # for what it may not order, and for what there is not
             for model in settings.models:
                 if (endpoint, model) not in named:
-                    self.requests.labels(team.id, endpoint, model, "refused_policy")
+                    for outcome in ("refused_policy", "refused_invalid"):
+                        self.requests.labels(team.id, endpoint, model, outcome)
             self.requests.labels(team.id, endpoint, "other", "refused_invalid")
 
 
@@ -291,7 +293,7 @@ class _Counted(Collector):
 
     def collect(self) -> Iterable[Metric]:
         for family in self._files.collect():
-            if family.name in _MONEY:
+            if family.type == "counter" and family.name.endswith(_MONEY):
                 family.samples = [sample._replace(value=sample.value / MICRO) for sample in family.samples]
             yield family
 

@@ -124,7 +124,7 @@ def _facts(exchange: Exchange, route: str | None) -> dict[str, str | int | float
         "http.request.method": "POST" if route is not None else "_OTHER",
         "http.response.status_code": exchange.status,
         "gateway.request_id": exchange.id,
-        "gateway.team": exchange.label_team,
+        "gateway.team": exchange.whose,
         "gateway.outcome": exchange.outcome,
     }
     if route is not None:
@@ -134,10 +134,9 @@ def _facts(exchange: Exchange, route: str | None) -> dict[str, str | int | float
         facts["error.type"] = (error.code if error.outcome != "upstream_refused" else None) or error.outcome
     if exchange.key is not None:
         facts["gateway.key_id"] = exchange.key.id
-    if exchange.order is not None:
-        order = exchange.order
-        facts |= {"gateway.model": order.model, "gateway.size": order.size, "gateway.quality": order.quality}
-        facts["gateway.n"] = order.n
+    for name in ("model", "size", "quality", "n"):
+        if (value := getattr(exchange.named, name)) is not None:
+            facts[f"gateway.{name}"] = value
     if exchange.settlement is not None:
         facts["gateway.images"] = exchange.settlement.images
         facts["gateway.cost_usd"] = exchange.settlement.cost / MICRO

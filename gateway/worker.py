@@ -258,7 +258,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # the package carries no typ
         super().init_signals()
         # A reload is the master's. A terminal that closes tells all of its processes, whose images are under way.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, Arbiter.SIGNALS)  # what came since the fork is heard now
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, Arbiter.SIGNALS)  # what came since the fork counts now
 
     def run(self) -> None:
         # uvicorn's words go the way of all others; what it says of each client's broken head is nobody's business.

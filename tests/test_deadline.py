@@ -162,3 +162,31 @@ def test_an_alarm_that_was_cancelled_does_not_ring() -> None:
         return told
 
     assert asyncio.run(play(late=False)) == asyncio.run(play(late=True)) == []
+
+
+def test_an_alarm_that_has_rung_holds_nobody() -> None:
+    """Whom it told is free to go, although who set it keeps it."""
+
+    class Holder:
+        def __init__(self) -> None:
+            self.alarm = Alarm(asyncio.get_running_loop(), LIMIT, self.ring)
+
+        def ring(self) -> None:
+            """Told."""
+
+    async def play(*, late: bool) -> bool:
+        holder = Holder()
+        gone = weakref.ref(holder)
+        alarm = holder.alarm
+        del holder
+        if late:
+            time.sleep(LIMIT + 3 * HELD_UP)  # noqa: ASYNC251  the loop is to stand still
+        await asyncio.sleep(LIMIT + 3 * HELD_UP)
+        return gone() is None and alarm is not None
+
+    gc.disable()  # a circle would have to wait for the collector
+    try:
+        assert asyncio.run(play(late=False))
+        assert asyncio.run(play(late=True))
+    finally:
+        gc.enable()

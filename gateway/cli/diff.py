@@ -29,9 +29,9 @@ def diff(
 ) -> None:
     """Say what a change means: teams, keys, limits, prices, with what is used so far beside each limit.
 
-    What is used comes from the store that OLD names. Without it the rest is told all the same. No secret is needed but
-    the store's, and none is printed. Comments, order and spelling are no difference. An older version against the
-    configuration as it is now: gateway diff older.yaml
+    What is used comes from the store of the file in force: OLD or, where NEW is left out, that of --config. Without it
+    the rest is told all the same. No secret is needed but the store's, and none is printed. Comments, order and
+    spelling are no difference. An older version against the configuration as it is now: gateway diff older.yaml
 
     Exit 0: no difference. 1: there are some. 2: one of the files cannot be read or is wrong.
 
@@ -44,7 +44,8 @@ def diff(
     # As if both stood in one place: a copy made for review is not another data_dir.
     earlier = compile_settings(replace(before, path=after.path), None)
     found = differences(earlier, compile_settings(after, None))
-    used, missing = _used(before, after, [each.rule for each in found if each.rule is not None])
+    in_force, other = (after, before) if new is None else (before, after)
+    used, missing = _used(in_force, other, [each.rule for each in found if each.rule is not None])
     if as_json:
         rows = [_row(each, used.get(each.rule) if each.rule is not None else None) for each in found]
         typer.echo(json.dumps({"differences": rows, "used_unknown": missing or None}, indent=2))
@@ -69,7 +70,7 @@ def _valid(path: Path) -> "Document":
         raise typer.Exit(2) from errors
 
 
-def _used(before: "Document", after: "Document", rules: "list[Rule]") -> "tuple[dict[Rule, RuleState], str]":
+def _used(in_force: "Document", other: "Document", rules: "list[Rule]") -> "tuple[dict[Rule, RuleState], str]":
     """How the rules stand, and why that is not known where it is not."""
     if not rules:
         return {}, ""
@@ -80,9 +81,9 @@ def _used(before: "Document", after: "Document", rules: "list[Rule]") -> "tuple[
 
     # The folder of an embedded store is relative to the file in force, and either may be the copy.
     reason = ""
-    for path in dict.fromkeys((before.path.absolute(), after.path.absolute())):
+    for path in dict.fromkeys((in_force.path.absolute(), other.path.absolute())):
         try:
-            return dict(zip(rules, store.reach(replace(before, path=path), work), strict=True)), ""
+            return dict(zip(rules, store.reach(replace(in_force, path=path), work), strict=True)), ""
         except store.Unreachable as exc:
             reason = reason or str(exc)
     return {}, reason

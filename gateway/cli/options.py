@@ -60,7 +60,7 @@ def config_path(*given: Path | None) -> Path:
 
 
 def before_commands(config: ConfigOption = None) -> None:
-    """The callback of a group of commands, which find the option there."""
+    """The callback of a group of commands: the option is taken before them too, and `_nearest` hands it on."""
     del config
 
 

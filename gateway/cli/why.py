@@ -110,7 +110,8 @@ def _print(refusals: list[dict[str, Any]], settings: "Settings") -> None:
         who = f"team {refusal['team']}" + (f", key {refusal['key']}" if "key" in refusal else "")
         at = local_time(refusal["at"] // 1, _zone(refusal, settings))
         console.print(Text.assemble((refusal["id"], "bold"), f"  {at}  {who}"))
-        ordered = [str(refusal[name]) for name in ("endpoint", "model", "size", "quality") if name in refusal]
+        told = {**refusal, "model": "an unknown model"} if refusal.get("model") == "other" else refusal
+        ordered = [str(told[name]) for name in ("endpoint", "model", "size", "quality") if name in told]
         images = [f"n {refusal['n']}"] if "n" in refusal else []
         console.print(Text(f"  order    {', '.join(ordered + images)}"))
         reason = f" ({refusal['reason']})" if "reason" in refusal else ""

@@ -34,10 +34,11 @@ def bounds(settings: Settings) -> dict[str, int]:
         for team in settings.teams.values()
     ]
     asked = sum(len({order[:2] for order in of_team}) for of_team in ordered)
-    unordered = len(ENDPOINTS) * (len(settings.models) + 1)  # models that it may not order, or that there are not
+    # Of models that a team may not order two outcomes can be, of those that there are not one.
+    unordered = len(ENDPOINTS) * (2 * len(settings.models) + 1)
     rules = [*settings.organization, *(rule for team in settings.teams.values() for rule in team.rules)]
     return {
-        "requests_total": (endpoints * (teams + 1) + asked) * outcomes + teams * unordered,
+        "requests_total": (endpoints * (teams + 1) + asked) * outcomes + teams * unordered - 2 * asked,
         "errors_total": (teams + 1) * codes,
         "images and image cost": 5 * sum(map(len, ordered)),
         "period_images, period_cost_usd": 2 * 2 * teams,

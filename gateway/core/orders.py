@@ -59,9 +59,10 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a request named that became no order, as far as it may stand in a log or a label: what the config has.
+    """What a request asked for that became no order, as far as it may stand in a log or a label: what the config has.
 
-    None: it was not named, or is nothing that the config has. A model that it does not have is ``other``.
+    What was not named is the config's default. A model that it does not have is ``other``; None is any other value
+    that it does not have, or where nothing was read.
     """
 
     model: str | None = None
@@ -74,7 +75,7 @@ NOTHING_ASKED = Asked()
 
 
 def asked(given: Mapping[str, object], *, settings: Settings, endpoint: Endpoint) -> Asked:
-    """What these parameters name, with the config's defaults. given: of a JSON body, or an edit's texts."""
+    """What these parameters ask for. given: of a JSON body, or an edit's texts."""
     alias, n = given.get("model"), given.get("n")
     alias = settings.default_model if alias is None else alias
     model = settings.models.get(alias) if isinstance(alias, str) else None

@@ -2,7 +2,7 @@
 --
 -- KEYS, the same for all (one hash tag, so that a Cluster keeps them on one node):
 --   1 counters   hash  counter -> packed {start, end, used, round, left} | {slice = used + part, ..., [0] = round} |
---                number of slots; round and left only where it was corrected (administer.lua: correct); part: leaves
+--                number of slots; round and left only where it was corrected (administer.lua: correct); part: part_of
 --   2 records    hash  reservation id -> packed record (reserve.lua)
 --   3 open       zset  reservation id by the time its charge is presumed
 --   4 leases     zset  reservation id by the time its slots fall free
@@ -14,7 +14,7 @@
 --   8 prefix     not a key of its own: what usage keys begin with, in the same slot
 --
 -- Units: unix milliseconds of this server's clock, images, micro-dollars. Every number stays below 2^53, where a
--- double is still exact; what is used in a slice, beside which its part stands, below 2^43 ($8.8 million). A decision
+-- double is still exact; beyond 2^43 ($8.8 million) in one slice its part only gets coarser. A decision
 -- first reads all, then writes all: nothing in the writing half can fail.
 local COUNTERS, RECORDS, OPEN, LEASES, ENDED, META, RULES, USAGE =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
@@ -77,7 +77,7 @@ local function read(c, now)
     -- Slices ahead of the clock count too: it went back, and what was used stays used.
     if slice > oldest or (slice == oldest and leaves(slice, value, width) > now) then
       alive[slice] = value
-      used = used + value - value % 1
+      used = used + math.floor(value)
     end
   end
   return {used = used, slices = alive, start = current, width = width, now = now, round = kept and kept[0]}
@@ -89,8 +89,9 @@ local function add(c, seen, amount)
     redis.call('HINCRBY', COUNTERS, c.k, amount)
   elseif c.w == 'roll' then
     local had = seen.slices[seen.start]
+    -- Its own millisecond is to be over, too; and a clock may go back.
     local part = math.ceil((seen.now + 1 - seen.start * seen.width) * PARTS / seen.width) / PARTS
-    if had then part = math.max(part, part_of(had)) end -- a clock may go back
+    if had then part = math.max(part, part_of(had)) end
     seen.slices[seen.start] = math.floor(had or 0) + amount + part % 1
     seen.slices[0] = seen.round
     redis.call('HSET', COUNTERS, c.k, cmsgpack.pack(seen.slices))
@@ -116,7 +117,7 @@ local function give_back(charge, amount)
     end
     local had = kept[at]
     if not had then return end
-    kept[at] = math.max(0, had - had % 1 - amount) + had % 1
+    kept[at] = math.max(0, math.floor(had) - amount) + had % 1
   else
     if kept[1] ~= charge.at then return end
     if charge.round ~= kept[4] then

@@ -129,12 +129,12 @@ def _finder(store: Store, url: str | None) -> Finder:
 
 
 def is_open(store: Store, url: str | None) -> bool:
-    """Whether, by its address, the store asks for no password, and other hosts than this one may reach it.
+    """Whether, by its address, the store asks for no password or certificate, and other hosts may reach it.
 
     url: as for `finder`, which takes it.
     """
     parsed: Mapping[str, Any] = parse_url(url) if url is not None else {}
-    if store.kind == "embedded" or parsed.get("password") is not None or parsed.get("path") is not None:
+    if store.kind == "embedded" or any(parsed.get(name) is not None for name in ("password", "ssl_certfile", "path")):
         return False
     if store.kind == "sentinel":
         return not all(is_this_one(host) for host, _ in store.sentinel_nodes)

@@ -91,8 +91,8 @@ class Forward:
     def _send_up(
         self, exchange: Exchange, progress: Progress, body: bytes | AsyncIterator[bytes], length: int | None = None
     ) -> Awaitable[httpx.Response]:
-        # The client is asked for only now: where another config came while a body was spooled, its next request lets
-        # go of the heads that this one has made.
+        # Its head goes into a cache, with the account's key. Where another config came while the body was spooled, the
+        # client is made anew here, and again for the next request, which lets go of that head.
         upstream, endpoint = self.upstream(exchange), cast("Endpoint", exchange.endpoint)
         request = upstream.request(
             endpoint, _account(exchange), body, content_type=exchange.content_type, length=length

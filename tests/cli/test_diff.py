@@ -101,7 +101,7 @@ def test_without_a_store_the_rest_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", [None, "store: {kind: nothing}\n"])
 def test_a_wrong_file_is_no_difference(tmp_path: Path, text: str | None) -> None:
     """A file that is missing or wrong is told as `gateway check` tells it, with an exit of its own."""
-    good, bad = Path("config.example.yaml"), tmp_path / "bad.yaml"
+    good, bad = Path(__file__).parents[2] / "config.example.yaml", tmp_path / "bad.yaml"
     if text is not None:
         bad.write_text(text, "utf-8")
     for files in ([good, bad], [bad, good]):

@@ -41,9 +41,25 @@ def test_the_nearest_option_wins(
     assert [key["team"] for key in json.loads(found.stdout)] == [team]
 
 
-@pytest.mark.parametrize("words", [["check"], ["doctor"], ["explain", "--team", "a"], ["quota", "show"], ["usage"]])
-def test_before_a_command_it_is_the_commands(tmp_path: Path, words: list[str]) -> None:
-    """Every command that reads a config takes the one that is named before it; that there is none of it shows."""
-    found = CliRunner().invoke(app, ["-c", str(tmp_path / "none.yaml"), *words])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "check",
+        "doctor",
+        "explain --team a",
+        "keys list",
+        "keys new --team a --id b",
+        "keys rotate --team a --id b",
+        "keys token --team a --issuer c",
+        "quota show",
+        "quota grant --team a --rule r --add 1 --until 2035-01-01 --reason x",
+        "quota reset --team a --rule r --to 1 --reason x",
+        "usage",
+        "why --team a",
+    ],
+)
+def test_before_a_command_it_is_the_commands(tmp_path: Path, words: str) -> None:
+    """A command that reads a config takes the one that is named before it; that there is none of it shows."""
+    found = CliRunner().invoke(app, ["-c", str(tmp_path / "none.yaml"), *words.split()])
     assert found.exit_code == 2
     assert f"{tmp_path}/none.yaml:1:1: expected a configuration file" in found.output

@@ -119,6 +119,7 @@ def whole_config(upstream: str, *, workers: int, patience: str) -> dict[str, Any
     config["teams"]["design"]["quotas"] += kinds
     config["teams"]["lab"] = team("lab", {"quotas": kinds})
     config["teams"]["tight"] = team("tight", {"quotas": [{"images": 1, "per": "day"}]})
+    config["teams"]["hd"] = team("hd", {"qualities": ["hd"], "unlimited": True})  # for edits there is none of that
     config["teams"]["late"] = team("late", {})
     config["teams"]["late"]["keys"][0]["expires"] = "2020-01-01"
     config["teams"]["gone"] = team("gone", {"suspended": "budget review"})
@@ -421,6 +422,7 @@ def test_every_series_stands_at_0_before_its_first_event(simulator: SimulatorThr
 async def invent(url: str, number: int) -> None:
     """So many requests with names that nobody has: models, sizes, qualities, paths, keys."""
     names = (f"invented{i}" for i in itertools.count())
+    picture = wire.image(wire.png())
 
     def junk(name: str, kind: int) -> bytes:
         match kind:
@@ -431,6 +433,8 @@ async def invent(url: str, number: int) -> None:
             case 2:
                 return wire.generation(SECRETS["free"], quality=name, user=name)
             case 3:
+                return wire.edit(SECRETS["hd"], picture, wire.text("prompt", "x"), wire.text(name, name))
+            case 4:
                 return wire.head(f"/v1/{name}", key=SECRETS["free"], method="GET", content_type=None)
             case _:
                 return wire.head("/v1/models", f"X-{name}: 1", key=name, method="GET", content_type=None)
@@ -438,7 +442,7 @@ async def invent(url: str, number: int) -> None:
     async def client(count: int) -> None:
         async with connected(url) as line:
             for start in range(0, count, 20):
-                await line.send(b"".join(junk(next(names), i % 5) for i in range(start, start + 20)))
+                await line.send(b"".join(junk(next(names), i % 6) for i in range(start, start + 20)))
                 for _ in range(20):
                     assert 400 <= (await line.answer()).status < 500
 

@@ -30,7 +30,9 @@ from gateway.cli.main import main
 
 def told():
     os.kill(os.getppid(), signal.SIGTERM)
-    time.sleep(1)
+    ends = time.monotonic() + 5
+    while signal.SIGTERM not in signal.sigpending() and time.monotonic() < ends:
+        time.sleep(0.01)
 
 os.register_at_fork(after_in_child=told)
 main()

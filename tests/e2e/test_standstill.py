@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 LIMIT = 3.0  # seconds: on heads, on pieces of bodies and on answers of the upstream
 KEPT = 5.0  # seconds that an idle connection is kept
 STILL = KEPT + 2.0
-LATENCY = 0.5  # seconds that the upstream takes
+LATENCY = 1.5  # seconds that the upstream takes
 
 KEY = SECRETS["free"]
 ORDER = wire.generation(KEY)

@@ -185,6 +185,10 @@ def test_what_went_wrong_is_told(traced: tuple[Site, Collector]) -> None:
     answer = wire.ask(site.gateway.url, wire.generation("not-a-key"))
     (server,) = spans(collector, trace_of(site.gateway, answer.header("x-request-id")), 1)
     assert (server.status, server.facts["error.type"], server.facts["gateway.team"]) == (0, "invalid_api_key", "none")
+    answer = wire.ask(site.gateway.url, wire.generation(site.key(), n=0, quality="hd"))
+    (server,) = spans(collector, trace_of(site.gateway, answer.header("x-request-id")), 1)
+    asked = [server.facts[f"gateway.{name}"] for name in ("team", "model", "size", "quality", "n")]
+    assert asked == ["free", "dall-e-3", "1024x1024", "hd", 0]
     site.simulator.script(Behaviour(fault="drop"))
     answer = wire.ask(site.gateway.url, wire.generation(site.key()))
     server, client = spans(collector, trace_of(site.gateway, answer.header("x-request-id")), 2)

@@ -112,11 +112,11 @@ def _sent_twice(history: History) -> Iterator[Violation]:
     sent: dict[str, list[Generation]] = defaultdict(list)
     for generation in history.generations:
         sent[generation.token].append(generation)
-    astride = _astride(history)
+    forgotten = _forgotten(history)
     for token, generations in sent.items():
         paid = [generation for generation in generations if generation.made]
-        if token in keyed and token in astride:
-            continue  # what the key stood for is forgotten
+        if token in forgotten:
+            continue
         if len(paid) > 1 or (len(generations) > 1 and token not in keyed):
             yield Violation(
                 "I5", f"the upstream got it {len(generations)} times and made it {len(paid)} times", (token,)
@@ -137,11 +137,18 @@ def _accounts(history: History, replay: Replay) -> Iterator[Violation]:
         if rid not in named:
             orphans[record.key, record.kind].append(rid)
     settled: set[str] = set()
+    forgotten = _forgotten(history)
+    bought_again: dict[str, set[str]] = defaultdict(set)
     for attempt in history.attempts:
-        if attempt.rid in replay.reserved:
+        if attempt.rid in replay.reserved and attempt.token in forgotten:
+            bought_again[attempt.token].add(attempt.rid)
+            settled.add(attempt.token)
+        elif attempt.rid in replay.reserved:
             yield from _named(attempt, sent[attempt.token], replay, settled)
         elif attempt.status == 200 and not attempt.replayed:
             yield Violation("I3", "answered with images, and no reservation", (attempt.rid, attempt.token))
+    for token, ids in bought_again.items():
+        yield from _forgotten_key(token, ids, sent[token], replay)
     silent: dict[tuple[str, object], list[Attempt]] = defaultdict(list)
     for attempt in history.attempts:
         if attempt.how in SILENT:
@@ -180,6 +187,18 @@ def _named(attempt: Attempt, generations: list[Generation], replay: Replay, sett
         yield Violation("I3", f"{made} images were made behind a {attempt.status}", ids)
 
 
+def _forgotten_key(token: str, ids: set[str], generations: list[Generation], replay: Replay) -> Iterator[Violation]:
+    """An order whose key was forgotten while it was under way may have been bought under each of these reservations:
+    which of them made what, nobody knows.
+    """
+    made, charged = _made(generations), sum(replay.charged[rid] for rid in ids)
+    certain = sum(replay.charged[rid] for rid in ids if rid not in replay.presumed)
+    if charged < made or certain > made:
+        yield Violation(
+            "I3", f"{made} images were made under a forgotten key, {charged} charged", (*sorted(ids), token)
+        )
+
+
 def _silent(
     orphans: list[str],
     silent: list[Attempt],
@@ -212,6 +231,11 @@ def _astride(history: History) -> set[str]:
         for token, (began, ended) in spans.items()
         if any(f.began < ended and began < f.ended for f in history.emptied)
     }
+
+
+def _forgotten(history: History) -> set[str]:
+    """Tokens of orders that may have been bought again: what their Idempotency-Key stood for is forgotten."""
+    return {attempt.token for attempt in history.attempts if attempt.keyed} & _astride(history)
 
 
 def _losses(history: History) -> Iterator[Violation]:

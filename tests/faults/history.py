@@ -98,7 +98,8 @@ class Record:
 
 EMPTIED = "lose history"  #: the fault in which a store forgets all it has
 
-Counter = int | Mapping[int, int]  #: slots taken, or window start (or slice) -> used
+#: Slots taken, or window start -> used, or slice -> used and, as a fraction, how far into it the last charge was.
+Counter = int | Mapping[int, float]
 
 
 @dataclass(slots=True)

@@ -1,12 +1,13 @@
 """The ledger's history, gone through write by write: what each reservation took, gave back and came to.
 
-I1  no limit is passed at any moment, by what the reservations took; of a sliding window in the slices that are in it
-    whole, for nothing here says when in its slice a charge was made
+I1  no limit is passed at any moment, by what the reservations took; of a sliding window's oldest slice all counts that
+    was charged no earlier in it than this charge in its own
 I2  a reservation is taken once and ends exactly once; a presumption may be replaced, once
 I4  a counter is the sum of what was taken and not given back, after every write and at the end; so is the usage
 I7  nobody holds a slot at the end
 """
 
+import math
 from collections import Counter as Tally
 from collections import defaultdict
 from collections.abc import Mapping
@@ -44,12 +45,16 @@ class Replay:
         self.violations: list[Violation] = []
         self._slots: dict[str, tuple[str, ...]] = {}
         self._kept: dict[_Place, int] = defaultdict(int)
+        self._parts: dict[_Place, float] = {}  # of slices: how far into it its last charge was
         self._booked: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
 
     def run(self) -> None:
         for step in self._history.steps:
             if step.lost:
                 self._forget()
+            for counter, value in step.counters:
+                for at, used in value.items() if isinstance(value, Mapping) else ():
+                    self._parts[counter, at] = used % 1 or 1
             for rid, record in step.records:
                 self._write(rid, record, step)
             self._compare(step)
@@ -107,7 +112,9 @@ class Replay:
     def _used(self, charge: Charge) -> int:
         if charge.window != "roll":
             return self._kept[charge.counter, charge.at]
-        slices = range(charge.at - SLICES + 1, charge.at + 1)
+        oldest = charge.counter, charge.at - SLICES
+        counts = self._parts.get(oldest, 1) >= self._parts.get((charge.counter, charge.at), 1)
+        slices = range(charge.at - SLICES + (not counts), charge.at + 1)
         return sum(self._kept.get((charge.counter, at), 0) for at in slices)
 
     def _check_slots(self, rid: str, record: Record) -> None:
@@ -150,9 +157,10 @@ class Replay:
         by = tuple(rid for rid, _ in step.records) or ("no reservation",)
         for counter, value in step.counters:
             for at, used in value.items() if isinstance(value, Mapping) else ():
-                if used != self._kept[counter, at]:
-                    self._fault("I4", f"{counter} says {used} at {at} where {self._kept[counter, at]} were taken", *by)
-                    self._kept[counter, at] = used  # told once
+                whole = math.floor(used)
+                if whole != self._kept[counter, at]:
+                    self._fault("I4", f"{counter} says {whole} at {at} where {self._kept[counter, at]} were taken", *by)
+                    self._kept[counter, at] = whole  # told once
 
     def _end(self) -> None:
         left = self._history.left
@@ -167,7 +175,7 @@ class Replay:
                     self._fault("I7", f"{value} slots are taken at the end", counter)
                 continue
             for at, used in value.items():
-                if used != self._kept[counter, at]:
+                if math.floor(used) != self._kept[counter, at]:
                     self._fault("I4", f"{used} at the end where {self._kept[counter, at]} were taken", counter)
         for rid in sorted(left.leases):
             self._fault("I7", "a lease is left at the end", rid)
@@ -197,4 +205,4 @@ def _delivered(step: Step) -> tuple[int, int]:
 
 def _value(written: Mapping[str, object], place: _Place) -> int | None:
     value = written.get(place[0])
-    return value.get(place[1]) if isinstance(value, Mapping) else None
+    return math.floor(value[place[1]]) if isinstance(value, Mapping) and place[1] in value else None

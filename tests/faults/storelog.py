@@ -103,7 +103,7 @@ def _counter(value: bytes) -> Counter:
     kept, _ = unpack(value)
     if isinstance(kept, list):  # start, end, used
         return {int(kept[0]): int(kept[2])}
-    return {int(at): int(used) for at, used in kept.items()}  # a fraction says when in the slice its last was
+    return {int(at): used for at, used in kept.items()}
 
 
 def commands(data: bytes) -> Iterator[list[bytes]]:

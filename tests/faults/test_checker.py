@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -27,15 +28,19 @@ LABELS = ("design-0", "main", "dall-e-3", "1024x1024", "standard", "generations"
 DAY, SLOTS, MINUTE = "design|images|day", "design|concurrent", "design|requests|minute"
 
 
-def good() -> History:
-    """One order of two images: admitted under a limit of two a day, made, answered and committed."""
-    charges = (Charge(DAY, "cal", 1000, "images", 2), Charge(MINUTE, "roll", 500, "requests", 1))
-    taken = Record("reserved", LABELS, 2, 80_000, (SLOTS,), charges)
-    delivered = [
+def _booked() -> list[tuple[str, str, int]]:
+    return [
         (period, f"{'|'.join(LABELS)}|delivered|{unit}", amount)
         for period in ("design:2026-11-22", "design:2026-11")
         for unit, amount in (("images", 2), ("usd", 80_000))
     ]
+
+
+def good() -> History:
+    """One order of two images: admitted under a limit of two a day, made, answered and committed."""
+    charges = (Charge(DAY, "cal", 1000, "images", 2), Charge(MINUTE, "roll", 500, "requests", 1))
+    taken = Record("reserved", LABELS, 2, 80_000, (SLOTS,), charges)
+    delivered = _booked()
     return History(
         attempts=[
             Attempt("a", "design", "design-0", KIND, 1.0, 2.0, How.ANSWERED, status=200, rid="req_a", images=2),
@@ -182,11 +187,29 @@ def _emptied_and_told_too_much(history: History) -> None:
     history.told = {"req_a": Told(3, presumed=False)}
 
 
+def _bought_again_after_a_loss(history: History, *, charged: int) -> None:
+    """The same order under its Idempotency-Key, which the store has forgotten with all else: it is made once more."""
+    _emptied(history)
+    history.attempts[0] = replace(history.attempts[0], keyed=True, status=424, images=0)
+    _second(history, token="a", began=2.0, ended=3.0, status=200, images=2)
+    history.generations.append(Generation("a", KIND, 2, 2.2, 2.6))
+    taken = replace(history.steps[0].records[0][1] or Record(""), images=charged)
+    days = [(period, name, charged if name.endswith("images") else amount) for period, name, amount in _booked()]
+    history.steps += [
+        Step([("req_b", taken)], [(DAY, {1000: 2}), (MINUTE, {500: 1})]),
+        Step([("req_b", Record("committed"))], [], days),
+    ]
+    usage = {name: amount for period, name, amount in days if period.count("-") > 1}
+    history.left = replace(
+        history.left, counters={DAY: {1000: 2}, MINUTE: {500: 1}}, usage={"design:2026-11-22": usage}
+    )
+
+
 def _hung(history: History) -> None:
     _second(history, how=How.HUNG, status=0, rid="")
 
 
-WRONG = {
+WRONG: dict[str, list[Callable[[History], None]]] = {
     "I1": [_ledger_lets_too_much_in, _upstream_makes_too_much, _two_at_once],
     "I2": [_no_end, _a_second_end, _charged_twice, _nobody_asked],
     "I3": [
@@ -197,6 +220,8 @@ WRONG = {
         _emptied_unnoticed,
         _emptied_and_not_told,
         _emptied_and_told_too_much,
+        partial(_bought_again_after_a_loss, charged=1),
+        partial(_bought_again_after_a_loss, charged=3),
     ],
     "I4": [_counter_off_by_one, _refund_in_the_wrong_slice, _usage_lost, _charged_twice],
     "I5": [_sent_twice, _paid_and_invited_again],
@@ -222,6 +247,15 @@ def test_a_loss_that_is_noticed_and_told_passes() -> None:
     verdict = check(history)
     assert verdict.violations == []
     assert (verdict.reserved, verdict.ended_once, verdict.made, verdict.charged) == (1, 1, 2, 2)
+
+
+def test_an_order_whose_key_was_forgotten_may_be_bought_again_and_is_charged_again() -> None:
+    """Both times are charged, whichever of the two the upstream made when; less than that is a loss."""
+    history = good()
+    _bought_again_after_a_loss(history, charged=2)
+    verdict = check(history)
+    assert verdict.violations == []
+    assert (verdict.reserved, verdict.made, verdict.charged) == (2, 4, 4)
 
 
 @pytest.mark.parametrize(("invariant", "spoil"), [(name, spoil) for name, spoils in WRONG.items() for spoil in spoils])

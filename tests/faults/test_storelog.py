@@ -39,7 +39,7 @@ def test_what_a_script_wrote_is_one_step(tmp_path: Path) -> None:
     first, second, *rest = [step for step in steps if step.counters or step.records]
     charge = Charge("day", "cal", 1_795_334_400_000, "images", 2)
     record = Record("reserved", ("k", "a", "m", "s", "q", "e"), 2, 70_000, ("free",), (charge,))
-    counters = {"day": {1_795_334_400_000: 2}, "minute": {1_795_380_600: 3, 1_795_380_601: -1}}
+    counters = {"day": {1_795_334_400_000: 2}, "minute": {1_795_380_600: 3.25, 1_795_380_601: -1}}
     assert (first.records, dict(first.counters)) == ([("r", record)], counters)
     assert first.bookings == [("design:2026-11-22", "label", 5)]
     assert second.records == [("r", None)]

@@ -99,7 +99,7 @@ VARIANTS = {
         [
             (
                 "settle",
-                "kept[at] = math.max(0, had - had % 1 - amount) + had % 1",
+                "kept[at] = math.max(0, math.floor(had) - amount) + had % 1",
                 "for slice in pairs(kept) do at = math.max(at, slice) end kept[at] = kept[at] - amount",
             )
         ],

@@ -499,7 +499,7 @@ MUTANTS = {
     "refunds into the new window": Mutant("settle", "if kept[1] ~= charge.at then return end", ""),
     "refunds into the present slice": Mutant(
         "settle",
-        "kept[at] = math.max(0, had - had % 1 - amount) + had % 1",
+        "kept[at] = math.max(0, math.floor(had) - amount) + had % 1",
         "at = 0 for slice in pairs(kept) do at = math.max(at, slice) end kept[at] = kept[at] - amount",
     ),
     "no tombstone": Mutant("settle", "if ask['end'] == 'refunded' then", "if false then"),

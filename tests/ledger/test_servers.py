@@ -62,6 +62,7 @@ def test_a_servers_repr_holds_no_login(url: str) -> None:
         ("cluster", "redis://[2001:db8::1]:7000", True),
         ("redis", "redis://:p@store.internal", False),
         ("redis", "redis://user:p@10.0.0.7", False),
+        ("redis", "rediss://store.internal?ssl_certfile=/a&ssl_keyfile=/b", False),
         ("redis", "redis://127.0.0.1:6379", False),
         ("redis", "redis://localhost", False),
         ("cluster", "redis://[::1]:7000", False),
@@ -70,10 +71,10 @@ def test_a_servers_repr_holds_no_login(url: str) -> None:
         ("sentinel", None, False),
     ],
 )
-def test_a_store_is_open_that_others_reach_and_that_asks_for_no_password(
+def test_a_store_is_open_that_others_reach_and_that_asks_for_nothing(
     kind: str, url: str | None, expected: bool
 ) -> None:
-    """With TLS or not: it says who the store is, not who may ask it."""
+    """With TLS or not: a server's certificate says who the store is, and only a client's who may ask it."""
     assert is_open(store(kind), url) is expected
 
 
