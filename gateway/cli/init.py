@@ -79,7 +79,7 @@ def init(
     """Write a first configuration with a team and a key for it, which is printed this once.
 
     What no option says is asked for: one line for each question, from the keyboard or a pipe. An empty line takes the
-    default, and so does the end of a pipe. A file that is there stays.
+    default, and so does the end of a pipe: with < /dev/null all are taken. A file that is there stays.
 
     Example: gateway init -c first.yaml --team design --contact image-gateway@example.com
     """
