@@ -126,6 +126,24 @@ def _an_image_went_missing(history: History) -> None:
     history.attempts[0] = replace(history.attempts[0], images=1)
 
 
+def _minute(history: History, *, first: float, second: float) -> None:
+    """One request a minute, and a second one a minute later; each as far into its slice as that says."""
+    rid, later = "req_b", 560
+    charge = Charge(MINUTE, "roll", later, "requests", 1)
+    taken = Record("reserved", LABELS, 0, 0, (), (charge,))
+    history.limits = {**history.limits, MINUTE: Limit("design", "requests", "minute", 1)}
+    history.steps[0] = replace(history.steps[0], counters=[(DAY, {1000: 2}), (MINUTE, {500: 1 + first % 1})])
+    history.steps.append(Step([(rid, taken)], [(MINUTE, {500: 1 + first % 1, later: 1 + second % 1})]))
+
+
+def _a_minute_too_early(history: History) -> None:
+    _minute(history, first=0.5, second=0.25)
+
+
+def _a_minute_too_early_for_a_whole_slice(history: History) -> None:
+    _minute(history, first=1, second=0.75)
+
+
 def _counter_off_by_one(history: History) -> None:
     history.left = replace(history.left, counters={**history.left.counters, DAY: {1000: 3}})
 
@@ -210,7 +228,13 @@ def _hung(history: History) -> None:
 
 
 WRONG: dict[str, list[Callable[[History], None]]] = {
-    "I1": [_ledger_lets_too_much_in, _upstream_makes_too_much, _two_at_once],
+    "I1": [
+        _ledger_lets_too_much_in,
+        _upstream_makes_too_much,
+        _two_at_once,
+        _a_minute_too_early,
+        _a_minute_too_early_for_a_whole_slice,
+    ],
     "I2": [_no_end, _a_second_end, _charged_twice, _nobody_asked],
     "I3": [
         _made_and_refunded,
@@ -256,6 +280,14 @@ def test_an_order_whose_key_was_forgotten_may_be_bought_again_and_is_charged_aga
     verdict = check(history)
     assert verdict.violations == []
     assert (verdict.reserved, verdict.made, verdict.charged) == (2, 4, 4)
+
+
+@pytest.mark.parametrize(("first", "second"), [(0.25, 0.5), (0.75, 1)])
+def test_what_is_a_minute_old_counts_no_more(first: float, second: float) -> None:
+    """Nothing counts of a sliding window's oldest slice if its last charge was earlier in it than this in its own."""
+    history = good()
+    _minute(history, first=first, second=second)
+    assert "I1" not in check(history).names
 
 
 @pytest.mark.parametrize(("invariant", "spoil"), [(name, spoil) for name, spoils in WRONG.items() for spoil in spoils])

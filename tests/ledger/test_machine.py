@@ -469,6 +469,9 @@ MUTANTS = {
     "a sliding refund of what had left the window": Mutant(
         "settle", "if not kept[0] or at <= math.floor(kept[0]) - SLICES", "if not kept[0]"
     ),
+    "a sliding refund of what was about to leave the window": Mutant(
+        "settle", "at <= math.floor(kept[0]) - SLICES", "at < math.floor(kept[0]) - SLICES"
+    ),
     "forgets that it was corrected": Mutant(
         "reserve", "seen.used + amount, seen.round, seen.left}", "seen.used + amount}"
     ),
@@ -517,6 +520,11 @@ MUTANTS = {
         "reserve", "part = math.max(part, part_of(had))", "part = part_of(had)"
     ),
     "a slice leaves earlier when the clock goes back": Mutant("reserve", "part = math.max(part, part_of(had))", ""),
+    "a slice counts whole whenever it was charged": Mutant("reserve", "+ amount + part % 1", "+ amount"),
+    "a slice's part is rounded down": Mutant("reserve", "local part = math.ceil(", "local part = math.floor("),
+    "a refund forgets a slice's part": Mutant(
+        "settle", "math.max(0, math.floor(had) - amount) + had % 1", "math.max(0, math.floor(had) - amount)"
+    ),
     "a slice leaves a millisecond early": Mutant("reserve", "(seen.now + 1 - seen.start", "(seen.now - seen.start"),
     "tells of no threshold again": Mutant("reserve", "due = told and told[3] == ask.id", "due = false"),
     "makes again what was cut off": Mutant("reserve", "if now < cuts and ask.order", "if false and ask.order"),
@@ -674,6 +682,12 @@ def tour_of_commands(machine: LedgerMachine) -> None:
     check(machine.correct(number=2, amount=1))
     check(machine.correct(number=2, amount=4))
     check(machine.settle(rid="w4", ends=["refunded"]))
+    # and of what still counted then, in the slice that was about to leave
+    check(machine.go_on(ms=HOUR - machine.store.now % 1000 + 900))
+    check(machine.reserve(rid="w5", team="a", order=one))
+    check(machine.go_on(ms=MINUTE - 500))
+    check(machine.correct(number=2, amount=4))
+    check(machine.settle(rid="w5", ends=["refunded"]))
     machine.teardown()
 
 

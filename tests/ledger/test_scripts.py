@@ -16,7 +16,7 @@ from gateway.ledger import scripts
 from gateway.ledger.base import Booking
 from tests.ledger.counters import HOUR, MINUTE, SECOND
 from tests.ledger.model import LEASE, Answer
-from tests.ledger.store import NAMESPACE, Store, connected, loaded
+from tests.ledger.store import NAMESPACE, Mutant, Store, connected, loaded
 from tests.support.valkey import valkey
 
 NOON = 1_794_916_800_000  # 2026-11-17 12:00 UTC, a Tuesday
@@ -178,19 +178,50 @@ def test_what_was_charged_leaves_a_window_later(store: Store, per: Per, length: 
     assert order(store, "b", rule, n=10).status == 1
 
 
-def test_in_no_span_of_a_minute_is_more_admitted(store: Store) -> None:
-    """By the times of what was admitted, of orders at random: 10 images at most in any minute, and at times all 10."""
-    chance = random.Random(5)
+def fullest_span(store: Store, per: Per, length: int) -> int:
+    """The most images in any span of that length, by the times of what was admitted.
+
+    Orders come at random, and at the very end of the span that the tenth but last one began.
+    """
+    rule, chance = replace(MINUTELY, per=per, name="x"), random.Random(5)
     admitted: list[int] = []
     fullest = 0
     for number in range(1500):
-        store.now += chance.choice([1, 5, 100, 1000, 3000, 9000])
-        if order(store, f"r{number}", MINUTELY).status == 1:
+        step = chance.choice([0, 1, 5, 100, 1000, 3000, 9000]) * length // MINUTE + chance.randrange(length // MINUTE)
+        edge = admitted[-10] + length if len(admitted) >= 10 else 0
+        store.now = edge if step < edge - store.now < length // 10 else store.now + step
+        if order(store, f"r{number}", rule).status == 1:
             admitted.append(store.now)
-            last = [at for at in admitted if at >= store.now - MINUTE]
-            fullest = max(fullest, len(last))
+            fullest = max(fullest, sum(at >= store.now - length for at in admitted))
             store.settle(f"r{number}", made(1))
-    assert fullest == 10
+    return fullest
+
+
+SPANS = [(Per.MINUTE, MINUTE), (Per.HOUR, HOUR)]
+
+
+@pytest.mark.parametrize(("per", "length"), SPANS)
+def test_in_no_span_of_its_length_is_more_admitted(store: Store, per: Per, length: int) -> None:
+    """Of orders at random 10 images at most are admitted in any minute, or hour, and at times all 10."""
+    assert fullest_span(store, per, length) == 10
+
+
+@pytest.mark.parametrize(("per", "length"), SPANS)
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("part = math.max(part, part_of(had))", "part = part_of(had)"),
+        ("if slice > oldest or (", "if slice > oldest or false and ("),
+        ("local part = math.ceil(", "local part = math.floor("),
+    ],
+    ids=["the first charge's part", "no part", "a part rounded down"],
+)
+def test_a_span_that_is_too_full_is_seen(client: "redis.Redis", per: Per, length: int, old: str, new: str) -> None:
+    """The same orders find more than 10 where a slice leaves too early; a 1024th of a minute's is under its clock's
+    millisecond, and not missed.
+    """
+    wrong = Store(client, loaded(client, Mutant("reserve", old, new)), now=NOON)
+    assert (fullest_span(wrong, per, length) > 10) == (per is Per.HOUR or "ceil" not in old)
 
 
 def test_a_slice_of_an_earlier_version_counts_whole(store: Store, client: "redis.Redis") -> None:
