@@ -14,8 +14,8 @@
 --   8 prefix     not a key of its own: what usage keys begin with, in the same slot
 --
 -- Units: unix milliseconds of this server's clock, images, micro-dollars. Every number stays below 2^53, where a
--- double is still exact; beyond 2^43 ($8.8 million) in one slice its part only gets coarser. A decision
--- first reads all, then writes all: nothing in the writing half can fail.
+-- double is still exact; beyond 2^43 ($8.8 million) in one slice its part gets coarser, and may round up to a micro-
+-- dollar. A decision first reads all, then writes all: nothing in the writing half can fail.
 local COUNTERS, RECORDS, OPEN, LEASES, ENDED, META, RULES, USAGE =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 
