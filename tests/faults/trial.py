@@ -15,10 +15,10 @@ from pathlib import Path
 
 from gateway.config.file import load
 from tests.faults import storelog, workload
-from tests.faults.checker import Verdict, bought_again, check
+from tests.faults.checker import SPARE_DESCRIPTORS, Verdict, bought_again, check
 from tests.faults.clients import Client
 from tests.faults.cutting import Link
-from tests.faults.history import Attempt, Fault, Generation, History, Left, Told
+from tests.faults.history import Attempt, Descriptors, Fault, Generation, History, Left, Told
 from tests.faults.host import Host
 from tests.faults.injector import HARMLESS, NAMESPACE, OFTEN, STEADY, Injector
 from tests.faults.stores import Store
@@ -31,6 +31,7 @@ AFTER = 4.0  # seconds in which clients order after the last fault
 CONTROL = 8.0  # seconds of orders that make a wrong variant show
 KILL = "kill host"
 LOOK = 0.1  # seconds between two looks whether all is settled
+KEPT = 10.0  # seconds for which a connection may be kept without a request on it, and more
 
 SLOTS_FREE = 35.0  # seconds after a kill -9: contract 5.2's lease of 30, and a beat
 SETTLED = workload.PRESUMED_AFTER + 30.0  # seconds until every charge has come to an end
@@ -89,7 +90,7 @@ async def _run(plan: Plan, quiet: asyncio.Event) -> Outcome:
                 quiet.set()
                 await _settle(plan, injector)
                 left = _left(stores[0])
-                descriptors = [each for host in hosts for each in host.descriptors()]
+                descriptors = await _descriptors(hosts)
                 told = _told(hosts)
                 noticed = max(sum(line["times"] for line in host.logged("store history lost")) for host in hosts)
                 limits = workload.limits(load(hosts[0].gateway.folder / "config.yaml"))
@@ -169,6 +170,16 @@ async def _settle(plan: Plan, injector: Injector) -> None:
         held = any(isinstance(value, int) and value for value in left.counters.values())
         if not (held or left.leases or left.open):
             return
+        await asyncio.sleep(LOOK)
+
+
+async def _descriptors(hosts: list[Host]) -> list[Descriptors]:
+    """When the connections that were kept for the next request have gone, or should have."""
+    ends = time.monotonic() + KEPT
+    while True:
+        found = [each for host in hosts for each in host.descriptors()]
+        if time.monotonic() > ends or all(each.ended <= each.begun + SPARE_DESCRIPTORS for each in found):
+            return found
         await asyncio.sleep(LOOK)
 
 
